@@ -1,0 +1,61 @@
+"""A gym for language-model agents.
+
+Importing the package is cheap: gymnasium, torch and transformers are imported when they are first needed.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent_gym.config import EvalConfig, TrainConfig
+    from agent_gym.env import Task, TextEnv
+    from agent_gym.errors import AgentGymError
+    from agent_gym.registry import make, register, specs
+    from agent_gym.trajectory import Group, Trajectory, Turn
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AgentGymError": "errors",
+    "EvalConfig": "config",
+    "Group": "trajectory",
+    "Task": "env",
+    "TextEnv": "env",
+    "TrainConfig": "config",
+    "Trajectory": "trajectory",
+    "Turn": "trajectory",
+    "evaluate": "evaluation.runner",
+    "make": "registry",
+    "register": "registry",
+    "specs": "registry",
+    "train": "trainers.trainer",
+}
+
+__all__ = [
+    "AgentGymError",
+    "EvalConfig",
+    "Group",
+    "Task",
+    "TextEnv",
+    "TrainConfig",
+    "Trajectory",
+    "Turn",
+    "__version__",
+    "make",
+    "register",
+    "specs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'agent_gym' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"agent_gym.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -1,0 +1,122 @@
+"""What an engine is: prompts of token ids in, sampled token ids with log-probabilities and entropies out.
+
+Strings never cross this interface; an engine knows no chat, no environment and no training.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent_gym.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tokens of one request are drawn.
+
+    Raises:
+        EngineError: A number is out of range.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    """0 takes the most probable token each time."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps the whole vocabulary."""
+    stop: tuple[str, ...] = ()
+    """Generation ends as soon as the generated text contains one of these; the tokens of the stop string are kept."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Generation ends with one of these tokens, which is kept."""
+    seed: int = 0
+    """Fixes the random numbers of this request, whatever else is in the batch."""
+
+    def __post_init__(self) -> None:
+        _check(self.max_tokens >= 1, f"max_tokens must be at least 1, not {self.max_tokens}")
+        _check(self.temperature >= 0, f"temperature must not be negative, it is {self.temperature}")
+        _check(0 < self.top_p <= 1, f"top_p must be in (0, 1], not {self.top_p}")
+        _check(self.top_k >= 0, f"top_k must not be negative, it is {self.top_k}")
+
+
+def _check(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise EngineError(f"Sampling cannot start: {sentence}.")
+
+
+@dataclass(slots=True)
+class Completion:
+    """The answer to one request, over n generated tokens."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    """Natural log-probabilities (n,) of the sampled tokens under the distribution after temperature and before any
+    cut by top_p or top_k: what a trainer recomputes. At temperature 0 they are those of temperature 1."""
+    entropies: list[float]
+    """Entropies (n,) in nats of the same distributions."""
+    finish_reason: str
+    """ "stop" (a stop token or string) or "length"."""
+    engine_version: int = 0
+    exact_entropy: bool = True
+    """False where the entropy was estimated from the k most probable tokens."""
+
+
+@dataclass(eq=False)
+class Session:
+    """One conversation with an engine; the engine may keep its key-value cache between turns."""
+
+    engine: "Engine"
+    cached: int = 0
+    """Number of leading tokens whose keys and values the engine holds."""
+    state: Any = None
+    closed: bool = field(default=False)
+
+    def fork(self) -> "Session":
+        """Return a session with a copy of what the engine holds for this one."""
+        return self.engine.fork_session(self)
+
+    def close(self) -> None:
+        """Give back what the engine holds; closing twice does nothing."""
+        if not self.closed:
+            self.closed = True
+            self.engine.close_session(self)
+
+
+class Engine(ABC):
+    """Turns token prompts into sampled tokens. Requests of many episodes may be in flight at once."""
+
+    version: int = 0
+    """Counts the updates of the weights."""
+    max_context: int = 1 << 30
+    """Longest sequence, prompt and generation together, in tokens."""
+
+    @abstractmethod
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, session: Session | None = None
+    ) -> Completion:
+        """Sample a continuation of `prompt_ids`.
+
+        Args:
+            prompt_ids: The whole context. With a session it must begin with the tokens of the session's last call;
+                the engine reads only what is new.
+            sampling: How to sample.
+            session: The conversation that the prompt belongs to, from `session()`.
+
+        Raises:
+            EngineError: The prompt does not fit or the engine failed.
+        """
+
+    def session(self) -> Session:
+        """Open a conversation; close it when the episode ends."""
+        return Session(self)
+
+    def fork_session(self, session: Session) -> Session:
+        """Return an independent copy of a session."""
+        return Session(self, session.cached, session.state)
+
+    def close_session(self, session: Session) -> None:  # noqa: B027 - engines that keep nothing need not override
+        """Free what the engine holds for a session."""
+
+    async def sync(self, state: Mapping[str, Any] | None = None) -> None:
+        """Use new weights: those in `state`, or those that the engine shares with the trainer (None)."""
+        self.version += 1

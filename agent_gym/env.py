@@ -1,0 +1,294 @@
+"""TextEnv: a gymnasium environment whose observations and actions are text, and which can be forked.
+
+Knows nothing of tokens, models or training.
+"""
+
+import random
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import gymnasium
+import numpy as np
+
+from agent_gym.errors import EpisodeEnded, UnknownIdError
+
+INFO_KEYS = ("task_id", "goal", "success", "score", "admissible_actions", "invalid_action", "turn")
+"""The keys of `info` at every reset and step of every environment."""
+
+
+class AnyText(gymnasium.spaces.Text):
+    """A text space that holds every string up to a length.
+
+    `gymnasium.spaces.Text` refuses spaces, punctuation and the empty string by default; an agent writes all of them.
+    """
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__(max_length=max_length, min_length=0)
+
+    def contains(self, x: object) -> bool:
+        """Return whether `x` is a string of at most `max_length` characters."""
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def __repr__(self) -> str:
+        return f"AnyText({self.max_length})"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One instance to solve: its id, its split, and what else is known about it before it is played."""
+
+    id: str
+    split: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Info(dict[str, Any]):
+    """The info of one turn: a dict whose expensive values are computed when they are first read.
+
+    `info["admissible_actions"]` runs the function that was given for it and keeps the result, so that an agent which
+    never looks does not pay. The function must capture the state of this turn (not of the environment as it moves on).
+    """
+
+    __slots__ = ("_lazy",)
+
+    def __init__(self, values: Mapping[str, Any], lazy: Mapping[str, Callable[[], Any]] | None = None) -> None:
+        super().__init__(values)
+        self._lazy = dict(lazy or {})
+        for key in self._lazy:
+            dict.__setitem__(self, key, None)
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._lazy:
+            dict.__setitem__(self, key, self._lazy.pop(key)())
+        return dict.__getitem__(self, key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of `key`, computing it if it is lazy, or `default`."""
+        return self[key] if key in self else default
+
+    def items(self) -> Any:
+        """Return the items, all computed."""
+        self._compute_all()
+        return super().items()
+
+    def values(self) -> Any:
+        """Return the values, all computed."""
+        self._compute_all()
+        return super().values()
+
+    def copy(self) -> dict[str, Any]:
+        """Return a plain dict, all computed."""
+        return dict(self.items())
+
+    def __eq__(self, other: object) -> bool:
+        self._compute_all()
+        if isinstance(other, Info):
+            other._compute_all()
+        return dict.__eq__(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Info, (self.copy(),))
+
+    def _compute_all(self) -> None:
+        for key in tuple(self._lazy):
+            self[key]
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """A text environment: `reset` gives an observation, `step` takes an action, `fork` makes an independent twin.
+
+    A subclass writes `tasks`, `_start` and `_act`, and `_copy` where its state can be copied; the bookkeeping
+    (turn limit, ended episodes, info keys, seeding) is done here, so that every environment behaves alike.
+
+    Args:
+        max_turns: The episode is truncated after so many turns (at least 1).
+        split: The split that `reset` draws tasks from.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+    splits: ClassVar[tuple[str, ...]] = ("train",)
+
+    def __init__(self, *, max_turns: int = 50, split: str = "train", render_mode: str | None = None) -> None:
+        if max_turns < 1:
+            raise ValueError(f"max_turns must be at least 1, not {max_turns}.")
+        if split not in self.splits:
+            raise UnknownIdError.of("split", split, self.splits)
+        self.observation_space = AnyText(max_length=65536)
+        self.action_space = AnyText(max_length=65536)
+        self.max_turns = max_turns
+        self.split = split
+        self.render_mode = render_mode
+        self.task: Task | None = None
+        self.turn = 0
+        self._ended = True
+        self._last_observation = ""
+
+    # -- what a subclass writes ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def tasks(self, split: str) -> Sequence[Task]:
+        """Return the tasks of a split, without loading them."""
+
+    @abstractmethod
+    def _start(self, task: Task, rng: random.Random) -> tuple[str, "State"]:
+        """Begin `task`; return the first observation and the state of the episode."""
+
+    @abstractmethod
+    def _act(self, action: str) -> tuple[str, "State"]:
+        """Apply `action`; return the observation and the new state. Must not raise on any string."""
+
+    def _copy(self) -> Self:
+        """Return a twin with its own copy of the episode's state; the default replays (see `fork`)."""
+        raise NotImplementedError
+
+    def expert(self) -> Iterator[str] | None:
+        """Return the actions that solve the current task from its start, or None where no oracle exists."""
+        return None
+
+    def demonstrate(self, observation: str, rng: random.Random) -> Generator[str, str, None] | None:
+        """Return a policy for the episode that was just reset, or None where there is none.
+
+        The generator yields actions and is sent observations. Where an environment can, its policy acts on what it has
+        observed alone, as an agent must; the default repeats `expert()`, which may know more.
+
+        Args:
+            observation: The first observation.
+            rng: The policy's own source of chance.
+        """
+        actions = self.expert()
+        return (action for action in actions) if actions is not None else None
+
+    # -- the gymnasium interface -----------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        """Begin an episode.
+
+        Args:
+            seed: Seeds the environment's own generator; the same seed gives the same task and the same episode.
+            options: `{"task": id}` selects a task; otherwise the generator draws one from the split.
+
+        Returns:
+            The first observation and `info` with the keys of `INFO_KEYS`.
+
+        Raises:
+            UnknownIdError: No such task, or an option that the environment does not know.
+        """
+        super().reset(seed=seed)
+        unknown = set(options or ()) - {"task"}
+        if unknown:
+            raise UnknownIdError.of("reset option", sorted(unknown)[0], ["task"])
+        self.task = self._choose((options or {}).get("task"))
+        rng = random.Random(int(self.np_random.integers(2**63)))
+        self.turn = 0
+        self._ended = False
+        observation, state = self._start(self.task, rng)
+        self._last_observation = observation
+        return observation, self._info(state)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        """Apply one action; a bad action is an observation, never an exception.
+
+        Raises:
+            EpisodeEnded: The episode is over, or `reset` was never called.
+        """
+        if self._ended:
+            raise EpisodeEnded("The episode has ended: call reset() before the next step().")
+        self.turn += 1
+        observation, state = self._act(action)
+        terminated = state.terminated
+        truncated = not terminated and self.turn >= self.max_turns
+        self._ended = terminated or truncated
+        self._last_observation = observation
+        return observation, state.reward, terminated, truncated, self._info(state)
+
+    def fork(self) -> Self:
+        """Return an independent environment in the same state, its random generator included.
+
+        The parent and the child do not disturb each other.
+        """
+        child = self._copy()
+        child.task, child.turn = self.task, self.turn
+        child._ended, child._last_observation = self._ended, self._last_observation
+        if self._np_random is not None:
+            child._np_random = _copy_generator(self._np_random)
+            child._np_random_seed = self._np_random_seed
+        child.action_space = _copy_space(self.action_space)
+        child.observation_space = _copy_space(self.observation_space)
+        return child
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """Return the last observation (render mode "ansi")."""
+        return self._last_observation if self.render_mode == "ansi" else None
+
+    # -- shared bookkeeping ----------------------------------------------------------------------------------------
+
+    def _choose(self, task_id: str | None) -> Task:
+        tasks = self.tasks(self.split)
+        if task_id is None:
+            return tasks[int(self.np_random.integers(len(tasks)))]
+        return self.find_task(task_id)
+
+    def find_task(self, task_id: str) -> Task:
+        """Return the task with that id, from whichever split has it.
+
+        Raises:
+            UnknownIdError: No split has it; the message names the nearest id.
+        """
+        known: list[str] = []
+        for split in (self.split, *(s for s in self.splits if s != self.split)):
+            for task in self.tasks(split):
+                if task.id == task_id:
+                    return task
+                known.append(task.id)
+        raise UnknownIdError.of("task", task_id, known)
+
+    def _info(self, state: "State") -> Info:
+        task = self.task
+        return Info(
+            {
+                "task_id": task.id if task else "",
+                "goal": state.goal,
+                "success": state.success,
+                "score": state.score,
+                "invalid_action": state.invalid_action,
+                "turn": self.turn,
+                "admissible_actions": None,
+                **state.extra,
+            },
+            {"admissible_actions": state.admissible} if state.admissible else None,
+        )
+
+
+@dataclass(slots=True)
+class State:
+    """What `_start` and `_act` report about the turn just made."""
+
+    goal: str
+    reward: float = 0.0
+    terminated: bool = False
+    success: bool = False
+    score: float = 0.0
+    """Progress in [0, 1]; 1 when solved."""
+    invalid_action: bool = False
+    admissible: Callable[[], Sequence[str]] | None = None
+    """Computes the admissible actions of this very state when asked; None where there is no such list."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def _copy_space(space: gymnasium.Space[str]) -> gymnasium.Space[str]:
+    """Copy a space, so that drawing samples from one does not disturb the other."""
+    twin = copy(space)
+    if space._np_random is not None:
+        twin._np_random = _copy_generator(space._np_random)
+    return twin
+
+
+def _copy_generator(generator: np.random.Generator) -> np.random.Generator:
+    twin = type(generator)(type(generator.bit_generator)())
+    twin.bit_generator.state = generator.bit_generator.state
+    return twin

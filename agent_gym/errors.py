@@ -1,0 +1,71 @@
+"""One exception per boundary that can fail.
+
+Each message is one sentence that names what failed and how to mend it. The command line prints the sentence
+and exits with code 2; a traceback is for bugs alone.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AgentGymError(Exception):
+    """Base of every error that agent_gym raises on purpose."""
+
+
+class ConfigError(AgentGymError):
+    """A configuration key is unknown or its value is out of range."""
+
+
+class UnknownIdError(AgentGymError):
+    """No environment, task, preset or run is registered under that id."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> "UnknownIdError":
+        """Build the error for `name`, with the nearest known id first and then the known ones."""
+        return cls(f"Unknown {kind} {name!r}{suggestion(name, known)}")
+
+
+class GameError(AgentGymError):
+    """A game file cannot be read, or it is not a game that this engine can play."""
+
+
+class EpisodeEnded(AgentGymError):  # noqa: N818 - the design's word for it
+    """`step` was called after the episode had terminated or was truncated, or before `reset`."""
+
+
+class ForkDiverged(AgentGymError):  # noqa: N818 - the design's word for it
+    """Replaying the actions of an episode on a fresh environment gave another observation."""
+
+
+class EngineError(AgentGymError):
+    """The engine cannot serve the request (model missing, context too long, wrong output)."""
+
+
+class ChatTemplateError(AgentGymError):
+    """The tokenizer has no chat template, or one that cannot be extended by appending tokens."""
+
+
+class StoreError(AgentGymError):
+    """A run folder cannot be read or written."""
+
+
+class TrainingError(AgentGymError):
+    """The training step cannot go on (non-finite numbers, an empty batch, a buffer of another model)."""
+
+
+class MissingExtraError(AgentGymError):
+    """An optional dependency is not installed."""
+
+    @classmethod
+    def of(cls, extra: str, feature: str) -> "MissingExtraError":
+        """Build the error with the command that installs the extra."""
+        return cls(f"{feature} needs an optional dependency: run pip install 'agent-gym[{extra}]'.")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the tail of a sentence: the nearest of the known names, then all of them (ten at most)."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+    mean = f": did you mean {near[0]!r}?" if near else "."
+    return f"{mean} Known: {shown or 'none'}."

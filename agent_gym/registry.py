@@ -1,0 +1,181 @@
+"""Environment ids: short names, gymnasium ids, plugins and "module:Class" references.
+
+Knows where an environment's class is found, and imports it only when it is made.
+"""
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent_gym.errors import ConfigError, UnknownIdError
+
+if TYPE_CHECKING:
+    from agent_gym.env import TextEnv
+
+NAMESPACE = "agent_gym"
+PLUGIN_GROUP = "agent_gym.plugins"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSpec:
+    """Where an environment comes from and what its constructor is given by default."""
+
+    id: str
+    """Short name: "alfworld"."""
+    entry_point: "str | Callable[..., TextEnv]"
+    """A class, a function, or "module:name"."""
+    gymnasium_id: str
+    """Id under which gymnasium knows it: "agent_gym/ALFWorld-v1"."""
+    description: str = ""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+_SPECS: dict[str, EnvSpec] = {}
+_loaded_plugins = False
+
+
+def register(
+    id: str,
+    entry_point: "str | Callable[..., TextEnv]",
+    *,
+    gymnasium_id: str | None = None,
+    description: str = "",
+    **kwargs: Any,
+) -> None:
+    """Make an environment known under a short id, here and to gymnasium.
+
+    Args:
+        id: Short name, used by `make` and on the command line.
+        entry_point: The class (or a function that returns an environment), or "module:name" to import it late.
+        gymnasium_id: Defaults to "agent_gym/<id>-v0".
+        description: One line, shown by `agent-gym envs`.
+        **kwargs: Default arguments of the constructor.
+
+    Raises:
+        ConfigError: The id is taken by another environment.
+    """
+    spec = EnvSpec(id, entry_point, gymnasium_id or f"{NAMESPACE}/{id}-v0", description, kwargs)
+    known = _SPECS.get(id)
+    if known is not None and known != spec:
+        raise ConfigError(f"The environment id {id!r} is taken by {known.entry_point}: choose another id.")
+    _SPECS[id] = spec
+    if "gymnasium" in sys.modules:
+        _tell_gymnasium(spec)
+
+
+def make(id: str, **kwargs: Any) -> "TextEnv":
+    """Make an environment.
+
+    Args:
+        id: A short name ("alfworld"), a gymnasium id ("agent_gym/ALFWorld-v1") or "module:Class" (or
+            "file.py:Class") of an environment of your own.
+        **kwargs: Arguments of its constructor, over the registered defaults.
+
+    Raises:
+        UnknownIdError: Nothing is registered under that id; the message names the nearest.
+        ConfigError: The constructor does not know one of the arguments.
+    """
+    spec = find_spec(id)
+    constructor = _resolve(spec.entry_point)
+    try:
+        return constructor(**{**spec.kwargs, **kwargs})
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConfigError(f"The environment {id!r} does not take this argument: {error}.") from error
+
+
+def specs() -> list[EnvSpec]:
+    """Return all registered environments, plugins included, sorted by id."""
+    _load_plugins()
+    return sorted(_SPECS.values(), key=lambda spec: spec.id)
+
+
+def find_spec(id: str) -> EnvSpec:
+    """Return the specification behind an id, see `make`."""
+    _load_plugins()
+    if id in _SPECS:
+        return _SPECS[id]
+    for spec in _SPECS.values():
+        if spec.gymnasium_id == id:
+            return spec
+    if ":" in id:
+        return EnvSpec(id, id, gymnasium_id=f"{NAMESPACE}/{id.rpartition(':')[2]}-v0")
+    raise UnknownIdError.of("environment", id, _SPECS)
+
+
+def register_in_gymnasium() -> None:
+    """Register every environment with gymnasium; called by gymnasium itself through its plugin entry point."""
+    for spec in specs():
+        _tell_gymnasium(spec)
+
+
+def _tell_gymnasium(spec: EnvSpec) -> None:
+    import gymnasium
+
+    if spec.gymnasium_id not in gymnasium.registry:
+        gymnasium.register(
+            spec.gymnasium_id,
+            spec.entry_point,  # type: ignore[arg-type]
+            kwargs=spec.kwargs,
+            order_enforce=False,
+        )
+
+
+def _resolve(entry_point: "str | Callable[..., TextEnv]") -> "Callable[..., TextEnv]":
+    if not isinstance(entry_point, str):
+        return entry_point
+    module_name, _, name = entry_point.rpartition(":")
+    try:
+        module = _load_file(Path(module_name)) if module_name.endswith(".py") else _import_local(module_name)
+        resolved: Callable[..., TextEnv] = getattr(module, name)
+    except (ImportError, AttributeError, FileNotFoundError) as error:
+        raise UnknownIdError(
+            f"The environment {entry_point!r} cannot be imported: {error}; give module:Class or file.py:Class."
+        ) from error
+    return resolved
+
+
+def _import_local(module_name: str) -> Any:
+    """Import a module, looking in the working directory too, as `python -m` does."""
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(module_name)
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+def _load_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_plugins() -> None:
+    """Call each plugin's function once; it registers what the plugin brings."""
+    global _loaded_plugins
+    if _loaded_plugins:
+        return
+    _loaded_plugins = True
+    for entry in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        entry.load()()
+
+
+register(
+    "alfworld",
+    "agent_gym.envs.alfworld:AlfworldEnv",
+    gymnasium_id=f"{NAMESPACE}/ALFWorld-v1",
+    description="household tasks in text; generated games or the official ones",
+)

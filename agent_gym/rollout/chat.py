@@ -1,0 +1,139 @@
+"""From observations to tokens: the first prompt of an episode, and what is appended after each answer.
+
+Tokens in, tokens out: what the model generated is never decoded and encoded again. The template is rendered once,
+with place-holders, when the chat is made; after that a turn costs the encoding of its own observation.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from agent_gym.engines.scripted import END, ByteTokenizer
+from agent_gym.errors import ChatTemplateError
+
+_FIRST, _ANSWER, _SECOND = "OBSERVATIONONE", "ANSWERONE", "OBSERVATIONTWO"
+
+
+class Chat(Protocol):
+    """Renders observations as token ids."""
+
+    def begin(self, observation: str) -> Sequence[int]:
+        """Return the ids of the first prompt: system prompt, first observation, and the opening of the answer."""
+
+    def extend(self, observation: str, *, ended: bool) -> Sequence[int]:
+        """Return the ids that follow an answer: its closing, the next observation, the opening of the next answer.
+
+        Args:
+            observation: What the environment said.
+            ended: Whether the answer's last token was one that ends a turn (else the turn is closed here).
+        """
+
+    def answer(self, text: str) -> Sequence[int]:
+        """Return the ids that a model would generate to say `text`, the end token included. For demonstrations."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of generated ids, without special tokens."""
+
+
+class TemplateChat:
+    """A chat in the template of a Hugging Face tokenizer.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+        system_prompt: Put before the first observation; empty for none.
+
+    Raises:
+        ChatTemplateError: The tokenizer has no chat template, or the template does not show messages in their order
+            and as they are, so that a conversation cannot be extended by appending.
+    """
+
+    def __init__(self, tokenizer: Any, *, system_prompt: str = "") -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ChatTemplateError(
+                "The tokenizer has no chat template: set tokenizer.chat_template, or use an instruction-tuned model."
+            )
+        self.tokenizer = tokenizer
+        messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        messages += [
+            {"role": "user", "content": _FIRST},
+            {"role": "assistant", "content": _ANSWER},
+            {"role": "user", "content": _SECOND},
+        ]
+        first = self._render(messages[:-2])
+        both = self._render(messages)
+        try:
+            self._before_first, self._after_first = _cut(first, _FIRST)
+            _, tail = _cut(both, _ANSWER)
+            self._between, self._after_second = _cut(tail, _SECOND)
+        except ValueError as error:
+            raise ChatTemplateError(
+                "The chat template does not show messages in their order and as they are, so that a conversation "
+                "cannot be extended by appending: use a plainer template."
+            ) from error
+        self._between_after_end = self._without_end_token(self._between)
+        self._encode_cached = lru_cache(maxsize=4096)(self._encode)
+
+    def begin(self, observation: str) -> Sequence[int]:
+        """See `Chat.begin`."""
+        return self._encode(self._before_first + observation + self._after_first)
+
+    def extend(self, observation: str, *, ended: bool) -> Sequence[int]:
+        """See `Chat.extend`."""
+        between = self._between_after_end if ended else self._between
+        return self._encode_cached(between + observation + self._after_second)
+
+    def answer(self, text: str) -> Sequence[int]:
+        """See `Chat.answer`."""
+        return (*self._encode_cached(text), self.tokenizer.eos_token_id)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See `Chat.decode`."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # noqa: BLE001 - templates raise whatever their authors chose
+            raise ChatTemplateError(
+                f"The chat template cannot render a conversation ({error}): leave out the system prompt, or use "
+                "another template."
+            ) from error
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        safe = text.encode("utf-8", "replace").decode("utf-8")
+        return tuple(self.tokenizer.encode(safe, add_special_tokens=False))
+
+    def _without_end_token(self, between: str) -> str:
+        """Drop the end token that the template writes after an answer: the model has generated it already."""
+        end = self.tokenizer.eos_token
+        return between.removeprefix(end) if end else between
+
+
+class ByteChat:
+    """A chat without a model: the text itself as bytes, an end token after each side. For scripted engines."""
+
+    def __init__(self, tokenizer: ByteTokenizer | None = None) -> None:
+        self.tokenizer = tokenizer or ByteTokenizer()
+
+    def begin(self, observation: str) -> Sequence[int]:
+        """See `Chat.begin`."""
+        return [*self.tokenizer.encode(observation), END]
+
+    def extend(self, observation: str, *, ended: bool) -> Sequence[int]:
+        """See `Chat.extend`."""
+        return self.begin(observation)
+
+    def answer(self, text: str) -> Sequence[int]:
+        """See `Chat.answer`."""
+        return self.begin(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See `Chat.decode`."""
+        return self.tokenizer.decode(token_ids)
+
+
+def _cut(text: str, marker: str) -> tuple[str, str]:
+    before, found, after = text.partition(marker)
+    if not found:
+        raise ValueError(f"{marker} is not in the rendering")
+    return before, after

@@ -1,0 +1,122 @@
+"""Groups of episodes: which tasks, how many attempts each, how many in flight."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from agent_gym.engines.base import Engine
+from agent_gym.env import TextEnv
+from agent_gym.rollout.chat import Chat
+from agent_gym.rollout.episode import Episode, EpisodeSettings
+from agent_gym.rollout.seeds import derive_seed
+from agent_gym.trajectory import Group, Trajectory
+
+EnvFactory = Callable[[], TextEnv]
+OnEpisode = Callable[[Trajectory], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One episode to be played."""
+
+    id: str
+    group_id: str
+    task_id: str | None
+    seed: int
+
+
+class Collector:
+    """Plays episodes with an engine; environments are made once and used again.
+
+    Args:
+        make_env: Makes an environment.
+        engine: Where the actions come from.
+        chat: How observations become tokens.
+        settings: How episodes are played.
+        concurrency: Episodes in flight (at least 1).
+        env_id: Written into the trajectories.
+    """
+
+    def __init__(
+        self,
+        make_env: EnvFactory,
+        engine: Engine,
+        chat: Chat,
+        settings: EpisodeSettings,
+        *,
+        concurrency: int = 64,
+        env_id: str = "",
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}.")
+        self.make_env = make_env
+        self.engine = engine
+        self.chat = chat
+        self.settings = settings
+        self.concurrency = concurrency
+        self.env_id = env_id
+        self._idle: list[TextEnv] = []
+
+    async def play(self, jobs: Sequence[Job], on_episode: OnEpisode | None = None) -> list[Trajectory]:
+        """Play all jobs; the result has their order. `on_episode` is called as each one ends."""
+        results: list[Trajectory | None] = [None] * len(jobs)
+        pending = iter(enumerate(jobs))
+
+        async def work() -> None:
+            for index, job in pending:
+                results[index] = trajectory = await self._play_one(job)
+                if on_episode is not None:
+                    on_episode(trajectory)
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(min(self.concurrency, len(jobs))):
+                workers.create_task(work())
+        return [trajectory for trajectory in results if trajectory is not None]
+
+    async def groups(
+        self,
+        task_ids: Sequence[str | None],
+        *,
+        size: int,
+        seed: int,
+        prefix: str = "",
+        on_episode: OnEpisode | None = None,
+    ) -> list[Group]:
+        """Play `size` episodes of each task.
+
+        Args:
+            task_ids: One task a group; None lets the group's seed choose.
+            size: Episodes a group (at least 1).
+            seed: From it every episode's seed is derived.
+            prefix: Begins the ids of groups and episodes.
+            on_episode: Called as each episode ends.
+        """
+        jobs = [
+            Job(f"{prefix}g{group}e{member}", f"{prefix}g{group}", task_id, derive_seed(seed, group, member))
+            for group, task_id in enumerate(task_ids)
+            for member in range(size)
+        ]
+        trajectories = await self.play(jobs, on_episode)
+        groups = []
+        for number in range(len(task_ids)):
+            members = trajectories[number * size : (number + 1) * size]
+            groups.append(Group(members[0].group_id, members[0].task_id, members))
+        return groups
+
+    def close(self) -> None:
+        """Close the environments."""
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _play_one(self, job: Job) -> Trajectory:
+        env = self._idle.pop() if self._idle else self.make_env()
+        episode = Episode(env, self.engine, self.chat, self.settings, job.task_id, job.seed)
+        episode.trajectory.id, episode.trajectory.group_id = job.id, job.group_id
+        episode.trajectory.env_id = self.env_id
+        trajectory = await episode.run()
+        if trajectory.error is None:
+            self._idle.append(env)
+        else:
+            env.close()
+        return trajectory
+

@@ -1,0 +1,162 @@
+"""One episode: an environment and an engine take turns until the end, and everything is recorded."""
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+
+from agent_gym.engines.base import Completion, Engine, Sampling, Session
+from agent_gym.env import Info, TextEnv
+from agent_gym.rollout.actions import ActionParser, plain
+from agent_gym.rollout.chat import Chat
+from agent_gym.rollout.seeds import derive_seed
+from agent_gym.trajectory import Trajectory, Turn
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeSettings:
+    """How episodes are played; shared by all episodes of a collection."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    parse: ActionParser = plain
+    max_tokens: int | None = None
+    """The episode is truncated when its tokens would exceed this (default: the engine's context)."""
+    show_admissible: bool = False
+    """Append the admissible actions to each observation."""
+    restate_goal: bool = False
+    """Append the goal to each observation after the first."""
+
+
+@dataclass(eq=False)
+class Episode:
+    """A running episode. `run` plays it to its end; `fork` branches it between two turns.
+
+    Args:
+        env: The environment; the episode owns it while it runs.
+        engine: Where the actions come from.
+        chat: How observations become tokens.
+        settings: How to play.
+        task_id: The task, or None to let the seed choose.
+        seed: Seeds the environment and the sampling of every turn.
+    """
+
+    env: TextEnv
+    engine: Engine
+    chat: Chat
+    settings: EpisodeSettings
+    task_id: str | None = None
+    seed: int = 0
+    trajectory: Trajectory = field(init=False)
+    _session: Session | None = field(init=False, default=None)
+    _observation: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        self.trajectory = Trajectory(task_id=self.task_id or "", seed=self.seed)
+
+    async def run(self) -> Trajectory:
+        """Play from the start to the end; a failure is recorded in the trajectory, not raised."""
+        try:
+            self.start()
+            while await self.take_turn():
+                pass
+        except Exception as error:  # noqa: BLE001 - a failed episode is data; its siblings go on
+            logger.warning("Episode of task %s failed: %s", self.trajectory.task_id, error, exc_info=True)
+            self.trajectory.error = f"{type(error).__name__}: {error}"
+        finally:
+            self.close()
+        return self.trajectory
+
+    def start(self) -> None:
+        """Reset the environment and render the first prompt."""
+        options = {"task": self.task_id} if self.task_id is not None else None
+        observation, info = self.env.reset(seed=self.seed, options=options)
+        self.trajectory.task_id, self.trajectory.goal = info["task_id"], info["goal"]
+        self._observation = observation
+        self._session = self.engine.session()
+        self.trajectory.append_context(self.chat.begin(shown(self.settings, observation, info, first=True)))
+
+    async def take_turn(self) -> bool:
+        """Generate one action and apply it; return whether the episode goes on."""
+        trajectory, sampling = self.trajectory, self.settings.sampling
+        limit = min(self.settings.max_tokens or self.engine.max_context, self.engine.max_context)
+        if len(trajectory.token_ids) + sampling.max_tokens > limit:
+            trajectory.truncated = True
+            trajectory.metadata["truncated_by"] = "tokens"
+            return False
+        started = time.perf_counter()
+        seeded = replace(sampling, seed=derive_seed(self.seed, len(trajectory.turns)))
+        completion = await self.engine.generate(trajectory.token_ids, seeded, self._session)
+        generated = time.perf_counter()
+        turn = self._record(completion, generated - started)
+        observation, reward, terminated, truncated, info = self.env.step(turn.action)
+        turn.env_seconds = time.perf_counter() - generated
+        turn.reward = reward
+        turn.invalid_action = turn.invalid_action or bool(info["invalid_action"])
+        trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
+        trajectory.terminated, trajectory.truncated = terminated, truncated
+        self._observation = observation
+        if terminated or truncated:
+            trajectory.final_observation = observation
+            return False
+        text = shown(self.settings, observation, info, first=False)
+        trajectory.append_context(self.chat.extend(text, ended=completion.finish_reason == "stop"))
+        return True
+
+    def fork(self) -> "Episode":
+        """Return an independent episode in the same state: environment, tokens and the engine's cache.
+
+        The child is sampled on with other random numbers than its parent only if its `seed` is changed.
+        """
+        child = Episode(self.env.fork(), self.engine, self.chat, self.settings, self.task_id, self.seed)
+        parent = self.trajectory
+        child.trajectory = replace(
+            parent,
+            turns=[replace(turn) for turn in parent.turns],
+            token_ids=list(parent.token_ids),
+            action_mask=list(parent.action_mask),
+            logprobs=list(parent.logprobs),
+            entropies=list(parent.entropies),
+            metadata=dict(parent.metadata),
+            parent_id=parent.id or None,
+            branch_turn=len(parent.turns),
+        )
+        child._session = self._session.fork() if self._session else None
+        child._observation = self._observation
+        return child
+
+    def close(self) -> None:
+        """Give the engine's cache back; the environment stays with its owner."""
+        if self._session is not None:
+            self._session.close()
+
+    def _record(self, completion: Completion, seconds: float) -> Turn:
+        """Append a generation to the trajectory, tokens as they were sampled, and parse the action."""
+        trajectory = self.trajectory
+        start = len(trajectory.token_ids)
+        trajectory.append_action(completion.token_ids, completion.logprobs, completion.entropies)
+        text = self.chat.decode(completion.token_ids)
+        action = self.settings.parse(text)
+        turn = Turn(
+            observation=self._observation,
+            text=text,
+            action=action.text,
+            start=start,
+            end=len(trajectory.token_ids),
+            invalid_action=action.malformed,
+            finish_reason=completion.finish_reason,
+            engine_version=completion.engine_version,
+            engine_seconds=seconds,
+        )
+        trajectory.turns.append(turn)
+        return turn
+
+
+def shown(settings: EpisodeSettings, observation: str, info: Info, *, first: bool) -> str:
+    """Return the text that the agent reads: the observation, and what the settings add to it."""
+    parts = [observation]
+    if settings.restate_goal and not first:
+        parts.append(f"Your task is to: {info['goal']}.")
+    if settings.show_admissible and info["admissible_actions"]:
+        parts.append("Admissible actions: " + ", ".join(info["admissible_actions"]))
+    return "\n".join(parts)

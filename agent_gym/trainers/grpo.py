@@ -1,0 +1,113 @@
+"""GRPO: group-relative policy optimisation.
+
+Every trajectory of a group gets the advantage (reward - group mean) / group standard deviation on each of its tokens;
+the loss is PPO's clipped surrogate, without a critic.
+
+Source: Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models", 2024.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from agent_gym.trainers import advantages, policy_loss
+from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts, Progress
+from agent_gym.trainers.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAdvantage:
+    """`advantages.grpo`, the same on every token of a row."""
+
+    normalize_std: bool = True
+    eps: float = 1e-6
+
+    def __call__(self, batch: Batch, so_far: Tensor) -> Tensor:
+        """Return advantages (B, T)."""
+        rows = advantages.grpo(batch.rewards, batch.groups, normalize_std=self.normalize_std, eps=self.eps)
+        return rows.unsqueeze(1) * batch.mask
+
+
+@dataclass(frozen=True, slots=True)
+class ClippedPolicyLoss:
+    """`policy_loss.clipped`."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 3.0
+    needs_entropy_gradient: bool = False
+
+    def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
+        """Return losses (B, T)."""
+        return policy_loss.clipped(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
+
+    def metrics(self, batch: Batch, logprobs: Tensor, entropy: Tensor) -> Mapping[str, Tensor]:
+        """Return clip fractions and KL."""
+        return policy_loss.clip_metrics(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyBonus:
+    """- coefficient * entropy: keeps the policy from settling too early."""
+
+    coefficient: float
+    needs_entropy_gradient: bool = True
+
+    def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
+        """Return losses (B, T)."""
+        return -self.coefficient * entropy
+
+    def metrics(self, batch: Batch, logprobs: Tensor, entropy: Tensor) -> Mapping[str, Tensor]:
+        """Nothing to add: the update logs the entropy itself."""
+        return {}
+
+
+def grpo(
+    *,
+    group_size: int = 8,
+    normalize_std: bool = True,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float = 3.0,
+    entropy_coefficient: float = 0.0,
+    aggregation: policy_loss.Aggregation = "token-mean",
+    loss_scale: float | None = None,
+) -> Algorithm:
+    """The preset.
+
+    Args:
+        group_size: Trajectories a task.
+        normalize_std: Divide by the group's standard deviation; False is Dr. GRPO.
+        clip_low: Lower clip range of the ratio.
+        clip_high: Upper clip range; 0.28 is DAPO's.
+        dual_clip: Bound of the ratio where the advantage is negative.
+        entropy_coefficient: Weight of an entropy bonus; 0 leaves it out.
+        aggregation: See `policy_loss.aggregate`.
+        loss_scale: The constant of "seq-mean-token-sum-norm".
+    """
+    bonus = (EntropyBonus(entropy_coefficient),) if entropy_coefficient else ()
+    return Algorithm(
+        name="grpo",
+        rollout=IndependentRollouts(group_size),
+        advantages=(GroupAdvantage(normalize_std),),
+        losses=(ClippedPolicyLoss(clip_low, clip_high, dual_clip), *bonus),
+        aggregation=aggregation,
+        loss_scale=loss_scale,
+    )
