@@ -150,7 +150,7 @@ class TextEnv(gymnasium.Env[str, str]):
         """Return the actions that solve the current task from its start, or None where no oracle exists."""
         return None
 
-    def demonstrate(self, observation: str, rng: random.Random) -> Generator[str, str, None] | None:
+    def demonstrate(self, observation: str, rng: random.Random) -> Generator[str, str, object] | None:
         """Return a policy for the episode that was just reset, or None where there is none.
 
         The generator yields actions and is sent observations. Where an environment can, its policy acts on what it has

@@ -156,7 +156,7 @@ def shown(settings: EpisodeSettings, observation: str, info: Info, *, first: boo
     """Return the text that the agent reads: the observation, and what the settings add to it."""
     parts = [observation]
     if settings.restate_goal and not first:
-        parts.append(f"Your task is to: {info['goal']}.")
+        parts.append(f"Goal: {info['goal']}.")
     if settings.show_admissible and info["admissible_actions"]:
         parts.append("Admissible actions: " + ", ".join(info["admissible_actions"]))
     return "\n".join(parts)

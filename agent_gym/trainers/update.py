@@ -16,6 +16,7 @@ from agent_gym.errors import TrainingError
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.policy_loss import aggregate, aggregation_weight
 from agent_gym.trainers.scorer import TokenScorer
 
@@ -24,6 +25,7 @@ from agent_gym.trainers.scorer import TokenScorer
 class UpdateSettings:
     """How a batch becomes optimiser steps."""
 
+    optimizer: Name = "adamw"
     learning_rate: float = 1e-6
     updates_per_step: int = 1
     """Mini-batches that a step's batch is cut into; one optimiser step each."""
@@ -53,9 +55,10 @@ class Updater:
         self.settings = settings
         self.accelerator = accelerator or Accelerator()
         scorer = TokenScorer(model, temperature=settings.temperature)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=settings.learning_rate,
+        optimizer = make_optimizer(
+            settings.optimizer,
+            model,
+            learning_rate=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
         )

@@ -19,8 +19,12 @@ from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import EpisodeSettings, shown
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trajectory import Trajectory, Turn
+
+_HEARD = 1000
+"""Actions remembered as a source of mistakes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,9 @@ class CloneSettings:
     """How demonstrations are cloned."""
 
     epochs: int = 1
-    batch_size: int = 8
-    learning_rate: float = 1.5e-3
+    batch_size: int = 4
+    optimizer: Name = "muon"
+    learning_rate: float = 4e-3
     warmup_steps: int = 30
     max_grad_norm: float = 1.0
     observation_weight: float = 0.0
@@ -37,64 +42,122 @@ class CloneSettings:
     that begins from random weights learns the language of an environment, and copying from it, much faster above 0."""
 
 
+@dataclass(frozen=True, slots=True)
+class DemonstrationSettings:
+    """Which demonstrations are made."""
+
+    count: int = 1000
+    """Episodes to play."""
+    mistakes: float = 0.0
+    """Share of turns that are spent on an action that does not work. From the turn after it, the clone learns to go on
+    when it has erred itself."""
+    clone_mistakes: bool = False
+    """Clone the mistakes too, as one does with the records of a clumsy demonstrator; what the clone then knows is more
+    than what it does, and reinforcement learning has something to correct."""
+    keep_failures: bool = False
+    """Also clone episodes that the demonstrator did not solve."""
+
+
 def demonstrations(
     env: TextEnv,
     chat: Chat,
     syntax: Syntax,
-    settings: EpisodeSettings,
+    episode: EpisodeSettings,
+    settings: DemonstrationSettings,
     *,
-    count: int,
     seed: int,
-    keep_failures: bool = False,
 ) -> Iterator[Trajectory]:
-    """Play `count` tasks of the environment's split with its demonstrator.
+    """Play tasks of the environment's split with its demonstrator.
 
     Args:
         env: The environment, whose `demonstrate` acts.
         chat: How observations and answers become tokens; the model's own.
         syntax: How actions are written.
-        settings: How observations are shown; sampling is not used.
-        count: Episodes to play.
-        seed: Chooses the tasks and the demonstrator's own chance.
-        keep_failures: Also return episodes that the demonstrator did not solve.
+        episode: How observations are shown; sampling is not used.
+        settings: How many, and with which mistakes.
+        seed: Chooses the tasks, the mistakes and the demonstrator's own chance.
 
     Raises:
         TrainingError: The environment has no demonstrator.
     """
-    for number in range(count):
-        trajectory = _demonstrate(env, chat, syntax, settings, derive_seed(seed, "demonstration", number))
-        if trajectory.success or keep_failures:
+    heard: list[str] = []
+    for number in range(settings.count):
+        player = _Player(env, chat, syntax, episode, settings, heard)
+        trajectory = player.play(derive_seed(seed, "demonstration", number))
+        if trajectory.success or settings.keep_failures:
             yield trajectory
 
 
-def _demonstrate(env: TextEnv, chat: Chat, syntax: Syntax, settings: EpisodeSettings, seed: int) -> Trajectory:
-    observation, info = env.reset(seed=seed)
-    policy = env.demonstrate(observation, random.Random(seed))
-    if policy is None:
-        raise TrainingError(
-            f"{type(env).__name__} has no demonstrator to clone: write its demonstrate() or expert(), or set "
-            "warm_start.episodes to 0."
-        )
-    trajectory = Trajectory(task_id=info["task_id"], seed=seed, goal=info["goal"])
-    trajectory.append_context(chat.begin(shown(settings, observation, info, first=True)))
-    action = next(policy, None)
-    while action is not None:
-        answer = chat.answer(syntax.write(action))
+@dataclass(eq=False)
+class _Player:
+    """Plays one demonstration and writes its tokens down."""
+
+    env: TextEnv
+    chat: Chat
+    syntax: Syntax
+    episode: EpisodeSettings
+    settings: DemonstrationSettings
+    heard: list[str]
+    """Actions of all episodes so far, bounded; mistakes are taken from here."""
+
+    def play(self, seed: int) -> Trajectory:
+        rng = random.Random(seed)
+        observation, info = self.env.reset(seed=seed)
+        policy = self.env.demonstrate(observation, rng)
+        if policy is None:
+            raise TrainingError(
+                f"{type(self.env).__name__} has no demonstrator to clone: write its demonstrate() or expert(), or set "
+                "warm_start.episodes to 0."
+            )
+        trajectory = Trajectory(task_id=info["task_id"], seed=seed, goal=info["goal"])
+        trajectory.append_context(self.chat.begin(shown(self.episode, observation, info, first=True)))
+        action = next(policy, None)
+        while action is not None:
+            mistake = self._mistake(rng)
+            observation = self._turn(trajectory, observation, mistake or action, cloned=mistake is None or self.settings.clone_mistakes)
+            if trajectory.terminated or trajectory.truncated:
+                break
+            if mistake is None:
+                self._remember(action, rng)
+                try:
+                    action = policy.send(observation)
+                except StopIteration:
+                    break
+        policy.close()
+        return trajectory
+
+    def _turn(self, trajectory: Trajectory, observation: str, action: str, *, cloned: bool) -> str:
+        """Apply an action; its tokens count as the agent's own only if they are to be cloned."""
+        text = self.syntax.write(action)
+        answer = self.chat.answer(text)
         start, zeros = len(trajectory.token_ids), [0.0] * len(answer)
-        trajectory.append_action(answer, zeros, zeros)
-        turn = Turn(observation, syntax.write(action), action, start, len(trajectory.token_ids))
+        if cloned:
+            trajectory.append_action(answer, zeros, zeros)
+        else:
+            trajectory.append_context(answer)
+        turn = Turn(observation, text, action, start, len(trajectory.token_ids))
         trajectory.turns.append(turn)
-        observation, turn.reward, terminated, truncated, info = env.step(action)
+        observation, turn.reward, trajectory.terminated, trajectory.truncated, info = self.env.step(action)
         trajectory.success, trajectory.score = info["success"], info["score"]
-        trajectory.terminated, trajectory.truncated = terminated, truncated
-        if terminated or truncated:
-            break
-        trajectory.append_context(chat.extend(shown(settings, observation, info, first=False), ended=True))
-        try:
-            action = policy.send(observation)
-        except StopIteration:
-            break
-    return trajectory
+        if not (trajectory.terminated or trajectory.truncated):
+            text = shown(self.episode, observation, info, first=False)
+            trajectory.append_context(self.chat.extend(text, ended=True))
+        return observation
+
+    def _mistake(self, rng: random.Random) -> str | None:
+        """Return an action of some other episode that does not work here, sometimes."""
+        if not self.heard or rng.random() >= self.settings.mistakes:
+            return None
+        action = rng.choice(self.heard)
+        twin = self.env.fork()
+        *_, info = twin.step(action)
+        return action if info["invalid_action"] else None
+
+    def _remember(self, action: str, rng: random.Random) -> None:
+        if len(self.heard) < _HEARD:
+            self.heard.append(action)
+        else:
+            self.heard[rng.randrange(_HEARD)] = action
 
 
 def clone(
@@ -122,7 +185,9 @@ def clone(
     if not trajectories:
         raise TrainingError("There are no demonstrations to clone: the demonstrator solved none of its tasks.")
     accelerator = accelerator or Accelerator()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = make_optimizer(
+        settings.optimizer, model, learning_rate=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
     scorer, optimizer = accelerator.prepare(TokenScorer(model), optimizer)
     scorer.train()
     rng = random.Random(seed)
@@ -133,7 +198,8 @@ def clone(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(len(losses), steps, settings.warmup_steps)
             batch = make_batch(part, [0.0] * len(part), [0] * len(part)).to(accelerator.device)
-            loss = _clone_loss(scorer, batch, settings.observation_weight)
+            read = _read_mask(part, batch) if settings.observation_weight else None
+            loss = _clone_loss(scorer, batch, read, settings.observation_weight)
             optimizer.zero_grad()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(scorer.parameters(), settings.max_grad_norm)
@@ -145,17 +211,23 @@ def clone(
     return sum(last) / len(last)
 
 
-def _clone_loss(scorer: torch.nn.Module, batch: Batch, observation_weight: float) -> Tensor:
+def _clone_loss(scorer: torch.nn.Module, batch: Batch, read: Tensor | None, observation_weight: float) -> Tensor:
     """Return the mean negative log-probability of what the agent wrote, plus the weighted one of what it read."""
-    real = torch.arange(batch.mask.shape[1], device=batch.mask.device) < batch.lengths.unsqueeze(1)
-    scored = real.float() if observation_weight else batch.mask
-    scored = torch.cat([torch.zeros_like(scored[:, :1]), scored[:, 1:]], 1)
-    logprobs, _ = scorer(batch.input_ids, scored)
-    read = scored * (1 - batch.mask)
+    logprobs, _ = scorer(batch.input_ids, batch.mask if read is None else batch.mask + read)
     loss = -(logprobs * batch.mask).sum() / batch.mask.sum()
-    if observation_weight:
+    if read is not None:
         loss = loss - observation_weight * (logprobs * read).sum() / read.sum()
     return loss
+
+
+def _read_mask(trajectories: Sequence[Trajectory], batch: Batch) -> Tensor:
+    """Return 1 on the tokens (B, T) that the agent read: not its own, not those of mistakes, and not padding."""
+    read = torch.zeros_like(batch.mask)
+    for row, trajectory in enumerate(trajectories):
+        read[row, 1 : len(trajectory.token_ids)] = 1
+        for turn in trajectory.turns:
+            read[row, turn.start : turn.end] = 0
+    return read
 
 
 def _similar_batches(

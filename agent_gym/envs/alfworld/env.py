@@ -5,12 +5,13 @@ Knows which games there are and how an episode is scored; the simulator plays th
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, Self, overload
 
 from agent_gym.env import State, Task, TextEnv
 from agent_gym.envs.alfworld.engine import Simulator
+from agent_gym.envs.alfworld.expert import explore
 from agent_gym.envs.alfworld.loading import GameLibrary, load_games
 from agent_gym.envs.alfworld.scene import TASK_TYPES, Game
 from agent_gym.errors import EpisodeEnded, UnknownIdError
@@ -104,6 +105,10 @@ class AlfworldEnv(TextEnv):
     def expert(self) -> Iterator[str] | None:
         """Return the commands that solve the current task from its start, or None before the first `reset`."""
         return iter(self.game.walkthrough) if self._simulator else None
+
+    def demonstrate(self, observation: str, rng: random.Random) -> Generator[str, str, object]:
+        """Return a player that explores the room as an agent must: it knows what it has been told, and no more."""
+        return explore(self.game.objective, observation, rng)
 
     def _find(self, task_id: str) -> tuple[str, int]:
         """Return the split and the index in it of the task with that id; the env's own split comes first."""
