@@ -4,6 +4,7 @@ Importing the package is cheap: gymnasium, torch and transformers are imported w
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,3 +60,8 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names."""
     return sorted(__all__)
+
+
+if "gymnasium" in sys.modules:
+    # So that gymnasium.make("agent_gym:agent_gym/ALFWorld-v1"), which imports this module, finds the environment.
+    importlib.import_module("agent_gym.registry").register_in_gymnasium()

@@ -45,6 +45,13 @@ class Task:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Lazy:
+    """Stands in an `Info` for a value that nobody has read yet."""
+
+    compute: Callable[[], Any]
+
+
 class Info(dict[str, Any]):
     """The info of one turn: a dict whose expensive values are computed when they are first read.
 
@@ -52,18 +59,37 @@ class Info(dict[str, Any]):
     never looks does not pay. The function must capture the state of this turn (not of the environment as it moves on).
     """
 
-    __slots__ = ("_lazy",)
+    __slots__ = ()
 
     def __init__(self, values: Mapping[str, Any], lazy: Mapping[str, Callable[[], Any]] | None = None) -> None:
         super().__init__(values)
-        self._lazy = dict(lazy or {})
-        for key in self._lazy:
-            dict.__setitem__(self, key, None)
+        for key, compute in (lazy or {}).items():
+            self[key] = _Lazy(compute)
 
     def __getitem__(self, key: str) -> Any:
-        if key in self._lazy:
-            dict.__setitem__(self, key, self._lazy.pop(key)())
-        return dict.__getitem__(self, key)
+        value = dict.__getitem__(self, key)
+        if type(value) is _Lazy:
+            value = value.compute()
+            self[key] = value
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        # Having this of its own makes dict(info) and {**info} read through __getitem__.
+        return dict.__iter__(self)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return self.copy() | dict(other)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the value of a key, computing it if it is lazy, after setting it to `default` if it is missing."""
+        super().setdefault(key, default)
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Remove a key and return its value, computing it if it is lazy."""
+        if key in self:
+            self[key]
+        return super().pop(key, *default)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, computing it if it is lazy, or `default`."""
@@ -95,7 +121,7 @@ class Info(dict[str, Any]):
         return (Info, (self.copy(),))
 
     def _compute_all(self) -> None:
-        for key in tuple(self._lazy):
+        for key in tuple(self):
             self[key]
 
 
@@ -112,6 +138,8 @@ class TextEnv(gymnasium.Env[str, str]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
     splits: ClassVar[tuple[str, ...]] = ("train",)
+    task_noun: ClassVar[str] = "task"
+    """What one task is called when speaking to people."""
 
     def __init__(self, *, max_turns: int = 50, split: str = "train", render_mode: str | None = None) -> None:
         if max_turns < 1:

@@ -5,6 +5,7 @@ Knows where an environment's class is found, and imports it only when it is made
 
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def make(id: str, **kwargs: Any) -> "TextEnv":
         ConfigError: The constructor does not know one of the arguments.
     """
     spec = find_spec(id)
-    constructor = _resolve(spec.entry_point)
+    constructor = resolve(spec.entry_point)
     try:
         return constructor(**{**spec.kwargs, **kwargs})
     except TypeError as error:
@@ -126,7 +127,12 @@ def _tell_gymnasium(spec: EnvSpec) -> None:
         )
 
 
-def _resolve(entry_point: "str | Callable[..., TextEnv]") -> "Callable[..., TextEnv]":
+def resolve(entry_point: "str | Callable[..., TextEnv]") -> "Callable[..., TextEnv]":
+    """Return the class behind an entry point, importing it if need be.
+
+    Raises:
+        UnknownIdError: It cannot be imported.
+    """
     if not isinstance(entry_point, str):
         return entry_point
     module_name, _, name = entry_point.rpartition(":")

@@ -1,1 +1,1 @@
-
+"""Engines turn token prompts into sampled tokens."""

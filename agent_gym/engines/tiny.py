@@ -23,14 +23,12 @@ TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class TinySize:
-    """Shape of the model; the default has about 1.2 million parameters."""
+    """Shape of the model; the default has about a million parameters."""
 
     hidden: int = 128
-    layers: int = 4
+    layers: int = 3
     heads: int = 4
-    feed_forward: int = 512
-    vocabulary: int = 1024
-    """At most; the tokenizer stops earlier where the texts have fewer pieces."""
+    feed_forward: int = 640
     context: int = 2048
 
 

@@ -29,8 +29,8 @@ _TAIL = 32
 class _Request:
     sampling: Sampling
     session: Session
-    new_ids: list[int]
-    """Tokens that the model has not read yet."""
+    context: list[int]
+    """The prompt and what was generated after it; the model has read the first `session.cached` of them."""
     future: "asyncio.Future[Completion]"
     own_session: bool
     stop_ids: frozenset[int]
@@ -97,7 +97,7 @@ class TransformersEngine(Engine):
         request = _Request(
             sampling=sampling,
             session=session,
-            new_ids=list(prompt_ids[session.cached :]),
+            context=list(prompt_ids),
             future=loop.create_future(),
             own_session=own_session,
             stop_ids=self.stop_token_ids | frozenset(sampling.stop_token_ids),
@@ -137,10 +137,13 @@ class TransformersEngine(Engine):
             except RuntimeError as error:
                 raise EngineError(f"The new weights do not fit the engine's model: {error}.") from error
         for session in self._sessions:
-            session.cached = 0
-            self._runner.free(session.state)
-            session.state = None
+            self._forget(session)
         self.version += 1
+
+    def _forget(self, session: Session) -> None:
+        """Drop a conversation's keys and values; the next pass reads all of it again."""
+        self._runner.free(session.state)
+        session.state, session.cached = None, 0
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -158,16 +161,22 @@ class TransformersEngine(Engine):
             self._fail(error)
 
     def _admit(self) -> None:
+        self._running = [request for request in self._running if not self._abandoned(request)]
+        self._waiting = [request for request in self._waiting if not self._abandoned(request)]
         room = self.max_batch - len(self._running)
         self._running.extend(self._waiting[:room])
         del self._waiting[:room]
-        self._running = [request for request in self._running if not self._abandoned(request)]
 
     def _abandoned(self, request: _Request) -> bool:
         """A caller that was cancelled (by a time-out, say) no longer wants its tokens."""
-        if request.future.cancelled() and request.own_session:
+        if not request.future.cancelled():
+            return False
+        if request.own_session:
             request.session.close()
-        return request.future.cancelled()
+        elif request.token_ids:
+            # It may hold tokens that its owner never got.
+            self._forget(request.session)
+        return True
 
     @torch.no_grad()
     def _advance(self) -> None:
@@ -181,7 +190,7 @@ class TransformersEngine(Engine):
             request.token_ids.append(token)
             request.logprobs.append(logprob)
             request.entropies.append(entropy)
-            request.new_ids = [token]
+            request.context.append(token)
             reason = self._finish_reason(request, token)
             if reason is None:
                 still_running.append(request)
@@ -191,14 +200,20 @@ class TransformersEngine(Engine):
 
     def _forward(self) -> Tensor:
         """Read every running request's new tokens; return the logits (R, V) after each one's last token."""
+        # The trainer, which may share the model, leaves it in training mode: dropout would be on.
+        if self.model.training:
+            self.model.eval()
         rows = []
         for request in self._running:
-            row = Row(request.session.state, request.session.cached, request.new_ids)
-            rows.append(row)
-        logits = self._runner.forward(rows)
-        for request, row in zip(self._running, rows, strict=True):
-            request.session.state = row.state
-            request.session.cached += len(request.new_ids)
+            cached = request.session.cached
+            rows.append(Row(request.session.state, cached, request.context[cached:]))
+        try:
+            logits = self._runner.forward(rows)
+        finally:
+            for request, row in zip(self._running, rows, strict=True):
+                request.session.state = row.state
+        for request in self._running:
+            request.session.cached = len(request.context)
         return logits
 
     def _parameters(self, device: torch.device) -> dict[str, Tensor | None]:
@@ -235,6 +250,9 @@ class TransformersEngine(Engine):
         """Hand an error of the forward pass to everyone who waits; the engine can be used again."""
         requests, self._running, self._waiting = [*self._running, *self._waiting], [], []
         for request in requests:
+            self._forget(request.session)
+            if request.own_session:
+                request.session.close()
             if not request.future.done():
                 failure = EngineError(f"The model's forward pass failed: {error}.")
                 failure.__cause__ = error

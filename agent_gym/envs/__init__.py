@@ -1,1 +1,1 @@
-
+"""Environments; each is a TextEnv."""

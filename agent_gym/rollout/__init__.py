@@ -1,1 +1,1 @@
-
+"""The agent loop: environment and engine take turns, and everything is recorded."""

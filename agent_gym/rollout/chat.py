@@ -25,11 +25,14 @@ class Chat(Protocol):
 
         Args:
             observation: What the environment said.
-            ended: Whether the answer's last token was one that ends a turn (else the turn is closed here).
+            ended: Whether the answer ended with its closing token, see `ended` (else the turn is closed here).
         """
 
     def answer(self, text: str) -> Sequence[int]:
         """Return the ids that a model would generate to say `text`, the end token included. For demonstrations."""
+
+    def ended(self, token_ids: Sequence[int]) -> bool:
+        """Return whether generated ids end with the token that closes an answer."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens."""
@@ -63,8 +66,11 @@ class TemplateChat:
         both = self._render(messages)
         try:
             self._before_first, self._after_first = _cut(first, _FIRST)
-            _, tail = _cut(both, _ANSWER)
+            head, tail = _cut(both, _ANSWER)
             self._between, self._after_second = _cut(tail, _SECOND)
+            # The opening of an answer may differ from what is shown of it later (by a "<think>", say), no more.
+            if not (head.startswith(first) or first.startswith(head)):
+                raise ValueError("the first messages are shown in another way once there are more")
         except ValueError as error:
             raise ChatTemplateError(
                 "The chat template does not show messages in their order and as they are, so that a conversation "
@@ -85,6 +91,10 @@ class TemplateChat:
     def answer(self, text: str) -> Sequence[int]:
         """See `Chat.answer`."""
         return (*self._encode_cached(text), self.tokenizer.eos_token_id)
+
+    def ended(self, token_ids: Sequence[int]) -> bool:
+        """See `Chat.ended`."""
+        return bool(token_ids) and token_ids[-1] == self.tokenizer.eos_token_id
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `Chat.decode`."""
@@ -121,11 +131,15 @@ class ByteChat:
 
     def extend(self, observation: str, *, ended: bool) -> Sequence[int]:
         """See `Chat.extend`."""
-        return self.begin(observation)
+        return self.begin(observation) if ended else [END, *self.begin(observation)]
 
     def answer(self, text: str) -> Sequence[int]:
         """See `Chat.answer`."""
         return self.begin(text)
+
+    def ended(self, token_ids: Sequence[int]) -> bool:
+        """See `Chat.ended`."""
+        return bool(token_ids) and token_ids[-1] == END
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `Chat.decode`."""

@@ -23,6 +23,8 @@ class Job:
     group_id: str
     task_id: str | None
     seed: int
+    env_seed: int | None = None
+    """Seeds the environment, see `Episode`."""
 
 
 class Collector:
@@ -87,12 +89,18 @@ class Collector:
         Args:
             task_ids: One task a group; None lets the group's seed choose.
             size: Episodes a group (at least 1).
-            seed: From it every episode's seed is derived.
+            seed: From it every episode's seed is derived, and every group's seed of the environment.
             prefix: Begins the ids of groups and episodes.
             on_episode: Called as each episode ends.
         """
         jobs = [
-            Job(f"{prefix}g{group}e{member}", f"{prefix}g{group}", task_id, derive_seed(seed, group, member))
+            Job(
+                f"{prefix}g{group}e{member}",
+                f"{prefix}g{group}",
+                task_id,
+                seed=derive_seed(seed, group, member),
+                env_seed=derive_seed(seed, group),
+            )
             for group, task_id in enumerate(task_ids)
             for member in range(size)
         ]
@@ -103,6 +111,13 @@ class Collector:
             groups.append(Group(members[0].group_id, members[0].task_id, members))
         return groups
 
+    @property
+    def probe(self) -> TextEnv:
+        """One of the collector's environments, to ask for tasks; it may be playing the next moment."""
+        if not self._idle:
+            self._idle.append(self.make_env())
+        return self._idle[-1]
+
     def close(self) -> None:
         """Close the environments."""
         while self._idle:
@@ -110,7 +125,7 @@ class Collector:
 
     async def _play_one(self, job: Job) -> Trajectory:
         env = self._idle.pop() if self._idle else self.make_env()
-        episode = Episode(env, self.engine, self.chat, self.settings, job.task_id, job.seed)
+        episode = Episode(env, self.engine, self.chat, self.settings, job.task_id, job.seed, job.env_seed)
         episode.trajectory.id, episode.trajectory.group_id = job.id, job.group_id
         episode.trajectory.env_id = self.env_id
         trajectory = await episode.run()

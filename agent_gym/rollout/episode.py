@@ -38,7 +38,8 @@ class Episode:
         chat: How observations become tokens.
         settings: How to play.
         task_id: The task, or None to let the seed choose.
-        seed: Seeds the environment and the sampling of every turn.
+        seed: Seeds the sampling of every turn, and the environment too unless `env_seed` is given.
+        env_seed: Seeds the environment: the members of a group share it, so that they begin alike.
     """
 
     env: TextEnv
@@ -47,17 +48,24 @@ class Episode:
     settings: EpisodeSettings
     task_id: str | None = None
     seed: int = 0
+    env_seed: int | None = None
     trajectory: Trajectory = field(init=False)
     _session: Session | None = field(init=False, default=None)
     _observation: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         self.trajectory = Trajectory(task_id=self.task_id or "", seed=self.seed)
+        if self.env_seed is not None:
+            self.trajectory.metadata["env_seed"] = str(self.env_seed)
 
     async def run(self) -> Trajectory:
-        """Play from the start to the end; a failure is recorded in the trajectory, not raised."""
+        """Play to the end, from the start or from where a fork begins.
+
+        A failure is recorded in the trajectory, not raised.
+        """
         try:
-            self.start()
+            if self._session is None:
+                self.start()
             while await self.take_turn():
                 pass
         except Exception as error:  # noqa: BLE001 - a failed episode is data; its siblings go on
@@ -70,7 +78,7 @@ class Episode:
     def start(self) -> None:
         """Reset the environment and render the first prompt."""
         options = {"task": self.task_id} if self.task_id is not None else None
-        observation, info = self.env.reset(seed=self.seed, options=options)
+        observation, info = self.env.reset(seed=self.seed if self.env_seed is None else self.env_seed, options=options)
         self.trajectory.task_id, self.trajectory.goal = info["task_id"], info["goal"]
         self._observation = observation
         self._session = self.engine.session()
@@ -100,18 +108,20 @@ class Episode:
             trajectory.final_observation = observation
             return False
         text = shown(self.settings, observation, info, first=False)
-        trajectory.append_context(self.chat.extend(text, ended=completion.finish_reason == "stop"))
+        trajectory.append_context(self.chat.extend(text, ended=self.chat.ended(completion.token_ids)))
         return True
 
     def fork(self) -> "Episode":
         """Return an independent episode in the same state: environment, tokens and the engine's cache.
 
-        The child is sampled on with other random numbers than its parent only if its `seed` is changed.
+        The child is sampled on with other random numbers than its parent only if its `seed` is changed; its trajectory
+        has no id until its owner gives it one.
         """
-        child = Episode(self.env.fork(), self.engine, self.chat, self.settings, self.task_id, self.seed)
+        child = Episode(self.env.fork(), self.engine, self.chat, self.settings, self.task_id, self.seed, self.env_seed)
         parent = self.trajectory
         child.trajectory = replace(
             parent,
+            id="",
             turns=[replace(turn) for turn in parent.turns],
             token_ids=list(parent.token_ids),
             action_mask=list(parent.action_mask),

@@ -1,1 +1,1 @@
-
+"""Training: one file a method, and the machinery that they share."""

@@ -1,6 +1,6 @@
 """Optimisers by name. Both come from torch; what is here decides which parameters each one gets."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,21 +23,18 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
-        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        matrices: Sequence[nn.Parameter],
+        others: Sequence[nn.Parameter],
         *,
         lr: float,
         betas: tuple[float, float],
         weight_decay: float,
     ) -> None:
-        matrices, others = [], []
-        for name, parameter in named_parameters:
-            hidden = parameter.dim() == 2 and "embed" not in name and "lm_head" not in name
-            (matrices if hidden else others).append(parameter)
         self._parts = (
             torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay),
         )
-        super().__init__(matrices + others, {"lr": lr})
+        super().__init__([*matrices, *others], {"lr": lr})
         # One list of groups, so that schedules and accelerate see all of them.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
@@ -75,10 +72,19 @@ def make_optimizer(
     Raises:
         UnknownIdError: Neither "adamw" nor "muon".
     """
-    named = [(key, parameter) for key, parameter in model.named_parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "muon":
-        return MuonAndAdamW(named, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+        outer = _embeddings(model)
+        matrices = [parameter for parameter in parameters if parameter.dim() == 2 and id(parameter) not in outer]
+        others = [parameter for parameter in parameters if parameter.dim() != 2 or id(parameter) in outer]
+        return MuonAndAdamW(matrices, others, lr=learning_rate, betas=betas, weight_decay=weight_decay)
     if name == "adamw":
-        parameters = [parameter for _, parameter in named]
         return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
     raise UnknownIdError.of("optimizer", name, get_args(Name))
+
+
+def _embeddings(model: nn.Module) -> set[int]:
+    """Return the identities of the parameters at a model's two ends: embeddings and the output layer."""
+    ends = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return {id(parameter) for module in (*ends, *([head] if head else [])) for parameter in module.parameters()}

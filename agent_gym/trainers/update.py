@@ -78,8 +78,8 @@ class Updater:
         self._set_learning_rate(progress)
         metrics: dict[str, list[float]] = defaultdict(list)
         order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(derive_seed(seed, progress.step)))
-        for rows in order.chunk(self.settings.updates_per_step):
-            useful = rows if algorithm.needs_entropy_gradient else rows[batch.advantages[rows].abs().sum(1) > 0]
+        for rows in order.tensor_split(self.settings.updates_per_step):
+            useful = rows if algorithm.needs_entropy_gradient else rows[(batch.advantages[rows] != 0).any(1)]
             if len(useful) == 0:
                 continue
             for name, value in self._update(batch, rows, useful, algorithm, progress).items():
@@ -110,7 +110,7 @@ class Updater:
         for number, part_rows in enumerate(parts):
             part = batch.select(part_rows).to(device)
             with self._maybe_no_sync(last=number == len(parts) - 1):
-                loss, part_metrics = self._loss(part, algorithm, progress)
+                loss, part_metrics = self._loss(part, algorithm, progress, width=batch.mask.shape[1])
                 scale = aggregation_weight(part.mask, algorithm.aggregation) / total
                 if not torch.isfinite(loss):
                     raise TrainingError(
@@ -133,17 +133,22 @@ class Updater:
             "grad_norm": float(norm),
         }
 
-    def _loss(self, part: Batch, algorithm: Algorithm, progress: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, part: Batch, algorithm: Algorithm, progress: Progress, *, width: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a micro-batch and what to log; `width` is that of the whole batch."""
         logprobs, entropy = self.scorer(part.input_ids, part.mask, algorithm.needs_entropy_gradient)
         loss = logprobs.new_zeros(())
         metrics: dict[str, Tensor] = {}
+        # A micro-batch is cut to its longest row, and the constant must not depend on the cut.
+        scale = float(width) if algorithm.loss_scale is None else algorithm.loss_scale
         for term in algorithm.losses:
             values = term(part, logprobs, entropy, progress) * part.weights
-            loss = loss + aggregate(values, part.mask, algorithm.aggregation, scale=algorithm.loss_scale)
+            loss = loss + aggregate(values, part.mask, algorithm.aggregation, scale=scale)
             with torch.no_grad():
                 metrics.update(term.metrics(part, logprobs, entropy))
         with torch.no_grad():
-            count = part.mask.sum()
+            count = part.mask.sum().clamp(min=1)
             metrics["entropy"] = entropy.detach().sum() / count
             metrics["sample_mismatch"] = ((logprobs - part.old_logprobs).abs() * part.mask).sum() / count
         return loss, metrics

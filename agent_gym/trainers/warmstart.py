@@ -114,7 +114,8 @@ class _Player:
         action = next(policy, None)
         while action is not None:
             mistake = self._mistake(rng)
-            observation = self._turn(trajectory, observation, mistake or action, cloned=mistake is None or self.settings.clone_mistakes)
+            cloned = mistake is None or self.settings.clone_mistakes
+            observation = self._turn(trajectory, observation, mistake or action, cloned=cloned)
             if trajectory.terminated or trajectory.truncated:
                 break
             if mistake is None:
@@ -138,7 +139,8 @@ class _Player:
         turn = Turn(observation, text, action, start, len(trajectory.token_ids))
         trajectory.turns.append(turn)
         observation, turn.reward, trajectory.terminated, trajectory.truncated, info = self.env.step(action)
-        trajectory.success, trajectory.score = info["success"], info["score"]
+        turn.invalid_action = bool(info["invalid_action"])
+        trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
         if not (trajectory.terminated or trajectory.truncated):
             text = shown(self.episode, observation, info, first=False)
             trajectory.append_context(self.chat.extend(text, ended=True))
@@ -214,7 +216,7 @@ def clone(
 def _clone_loss(scorer: torch.nn.Module, batch: Batch, read: Tensor | None, observation_weight: float) -> Tensor:
     """Return the mean negative log-probability of what the agent wrote, plus the weighted one of what it read."""
     logprobs, _ = scorer(batch.input_ids, batch.mask if read is None else batch.mask + read)
-    loss = -(logprobs * batch.mask).sum() / batch.mask.sum()
+    loss = -(logprobs * batch.mask).sum() / batch.mask.sum().clamp(min=1)
     if read is not None:
         loss = loss - observation_weight * (logprobs * read).sum() / read.sum()
     return loss

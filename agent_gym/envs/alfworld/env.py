@@ -57,6 +57,7 @@ class AlfworldEnv(TextEnv):
     """
 
     splits: ClassVar[tuple[str, ...]] = (*_GENERATED_SPLITS, "valid_train", ALL)
+    task_noun: ClassVar[str] = "game"
 
     def __init__(
         self,

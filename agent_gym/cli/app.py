@@ -1,0 +1,141 @@
+"""The commands and their options."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import agent_gym
+
+app = typer.Typer(
+    name="agent-gym",
+    help="A gym for language-model agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any configuration key, for example update.learning_rate=1e-5."),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file to start from.")]
+EnvId = Annotated[str | None, typer.Option("--env", help="Environment: an id, module:Class or file.py:Class.")]
+Runs = Annotated[Path, typer.Option(help="The folder that holds runs.")]
+Seed = Annotated[int | None, typer.Option(help="From it every random number follows.")]
+
+
+def _example(command: str) -> str:
+    return f"Example:  [bold]{command}[/bold]"
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if version:
+        typer.echo(agent_gym.__version__)
+        raise typer.Exit
+
+
+@app.command(epilog=_example("agent-gym train --config examples/household.yaml --seed 1 --name demo"))
+def train(
+    config: ConfigFile = None,
+    env: EnvId = None,
+    algorithm: Annotated[str | None, typer.Option(help="Preset of the algorithm, for example grpo.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder or hub name, or 'tiny'.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    seed: Seed = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; one is made up if not given.")] = None,
+    runs: Runs = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of that name, if there is one.")] = False,
+    set_: Assignments = None,
+) -> None:
+    """Train an agent in an environment."""
+    from agent_gym.cli.training import run_training
+
+    overrides = {"env.id": env, "algorithm.name": algorithm, "model.path": model, "steps": steps, "seed": seed}
+    run_training(config, _merge(overrides, set_), name=name, runs=runs, resume=resume)
+
+
+@app.command("eval", epilog=_example("agent-gym eval --model runs/demo --split valid_unseen --tasks 100"))
+def evaluate(
+    config: ConfigFile = None,
+    env: EnvId = None,
+    model: Annotated[str | None, typer.Option(help="A model folder, a run folder, 'expert' or 'random'.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which tasks.")] = None,
+    tasks: Annotated[int | None, typer.Option(help="How many of them.")] = None,
+    attempts: Annotated[int | None, typer.Option(help="Episodes a task.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling; 0 is greedy.")] = None,
+    seed: Seed = None,
+    name: Annotated[str | None, typer.Option(help="Keep the episodes in a run of this name.")] = None,
+    runs: Runs = Path("runs"),
+    set_: Assignments = None,
+) -> None:
+    """Measure an agent's success on tasks."""
+    from agent_gym.cli.evaluating import run_evaluation
+
+    overrides = {
+        "env.id": env,
+        "model": model,
+        "split": split,
+        "tasks": tasks,
+        "attempts": attempts,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    run_evaluation(config, _merge(overrides, set_), name=name, runs=runs)
+
+
+@app.command(epilog=_example("agent-gym play alfworld --option size=tiny --seed 3"))
+def play(
+    env: Annotated[str, typer.Argument(help="Environment: an id, module:Class or file.py:Class.")] = "alfworld",
+    task: Annotated[str | None, typer.Option(help="Id of the task; otherwise the seed chooses.")] = None,
+    seed: Seed = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")
+    ] = None,
+) -> None:
+    """Play an environment yourself; ? lists what you can do, Ctrl-D ends."""
+    from agent_gym.cli.playing import run_play
+    from agent_gym.config import parse_overrides
+
+    run_play(env, parse_overrides(option or []), task=task, seed=seed)
+
+
+@app.command(epilog=_example("agent-gym envs"))
+def envs() -> None:
+    """List the environments."""
+    from agent_gym.cli.showing import list_envs
+
+    list_envs()
+
+
+@app.command(epilog=_example("agent-gym show runs/demo --phase after --failures"))
+def show(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    episode: Annotated[str | None, typer.Option(help="Id of one episode.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Only episodes of this phase: before, train, after, eval.")] = None,
+    step: Annotated[int | None, typer.Option(help="Only episodes of this step.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    failures: Annotated[bool, typer.Option("--failures", help="Only episodes without success.")] = False,
+) -> None:
+    """Print episodes of a run, the newest first."""
+    from agent_gym.cli.showing import show_run
+
+    show_run(run, episode=episode, phase=phase, step=step, count=count, failures=failures)
+
+
+def _merge(overrides: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
+    """Return the options that were given, with the --set assignments on top."""
+    from agent_gym.config import parse_overrides
+
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return given | parse_overrides(assignments or [])

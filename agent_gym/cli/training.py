@@ -1,0 +1,150 @@
+"""`agent-gym train`: progress while it runs, and what came of it."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agent_gym.config import TrainConfig, load
+from agent_gym.errors import MissingExtraError
+from agent_gym.evaluation.statistics import wilson
+from agent_gym.registry import find_spec
+from agent_gym.rollout.score import Score
+
+_LABELS = {"before": "success before", "after": "success after"}
+
+
+def run_training(
+    path: Path | None, overrides: dict[str, Any], *, name: str | None, runs: Path, resume: bool
+) -> None:
+    """Load the configuration, train, and print the result."""
+    config = load(TrainConfig, path, overrides)
+    console = Console()
+    folder = runs / name if name else _free_name(runs, f"{_short(config.env.id)}-{config.algorithm.name}")
+    with Display(console, config) as display:
+        from agent_gym.trainers.trainer import train
+
+        result = train(config, folder, resume=resume, listener=display)
+    if result.before and result.after:
+        console.print(_table(result.before, result.after, config))
+    picture = _picture(result.metrics, folder, config)
+    if picture:
+        console.print(f"learning curve: {picture}", soft_wrap=True)
+    console.print(f"run folder: {folder}  (episodes: agent-gym show {folder})", soft_wrap=True)
+    if result.before and result.after:
+        before, after = result.before.success_rate, result.after.success_rate
+        console.print(f"success on unseen {noun(config.env.id)}s: {before:.2f} -> {after:.2f}")
+
+
+class Display:
+    """Draws a bar a stage; a listener of the trainer. Where there is no terminal, it prints a line now and then."""
+
+    def __init__(self, console: Console, config: TrainConfig) -> None:
+        self.console = console
+        self.config = config
+        self.bars = Progress(
+            TextColumn("[bold]{task.description:<15}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar: Any = None
+        self._stage = ""
+        self._done = 0
+        self._total = 0
+        self._sums: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def stage(self, name: str, total: int) -> None:
+        """See `Listener.stage`."""
+        self._finish()
+        self._stage, self._done, self._total, self._sums = name, 0, total, {}
+        self._bar = self.bars.add_task(_LABELS.get(name, name), total=total, note="")
+        if not self.console.is_terminal:
+            self.console.print(f"{_LABELS.get(name, name)}: {total}")
+
+    def advance(self, metrics: dict[str, Any]) -> None:
+        """See `Listener.advance`."""
+        self._done += 1
+        note = self._note(metrics)
+        self.bars.update(self._bar, advance=1, note=note)
+        if not self.console.is_terminal and self._stage == "training" and self._done % 5 == 0:
+            self.console.print(f"  step {self._done}/{self._total}  {note}", soft_wrap=True)
+
+    def _note(self, metrics: dict[str, Any]) -> str:
+        if self._stage == "training":
+            return (
+                f"success {metrics['success_rate']:.2f}  reward {metrics['reward']:.2f}  "
+                f"entropy {metrics['entropy']:.2f}  {metrics['tokens_per_second']:.0f} tok/s"
+            )
+        for key, value in metrics.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+        if "success" in self._sums:
+            return f"success {self._sums['success'] / self._done:.2f}"
+        return f"loss {metrics['loss']:.2f}" if "loss" in metrics else ""
+
+    def _finish(self) -> None:
+        """A demonstrator may solve fewer tasks than it plays; its bar is full all the same."""
+        if self._bar is not None:
+            self.bars.update(self._bar, completed=self._total)
+
+
+def noun(env_id: str) -> str:
+    """Return what a task of the environment is called."""
+    from agent_gym.registry import resolve
+
+    return str(getattr(resolve(find_spec(env_id).entry_point), "task_noun", "task"))
+
+
+def _table(before: Score, after: Score, config: TrainConfig) -> Table:
+    table = Table(title=f"{config.env.id}, split {config.measure.split}: {before.episodes} {noun(config.env.id)}s")
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    rows = {
+        "success": lambda s: f"{s.success_rate:.2f}",
+        "95% interval": lambda s: "{:.2f} - {:.2f}".format(*wilson(s.successes, s.episodes - s.failed)),
+        "turns an episode": lambda s: f"{s.turns:.1f}",
+        "actions that did nothing": lambda s: f"{s.invalid_actions:.0%}",
+        "entropy (nats a token)": lambda s: f"{s.entropy:.2f}",
+        "failed episodes": lambda s: str(s.failed),
+    }
+    for label, text in rows.items():
+        table.add_row(label, text(before), text(after))
+    return table
+
+
+def _picture(records: list[dict[str, Any]], folder: Path, config: TrainConfig) -> Path | None:
+    from agent_gym.evaluation.plots import learning_curve
+
+    title = f"{config.algorithm.name} on {config.env.id}, seed {config.seed}"
+    try:
+        return learning_curve(records, folder / "learning_curve.png", title=title)
+    except MissingExtraError as error:
+        Console(stderr=True).print(f"no picture: {error}", soft_wrap=True)
+        return None
+
+
+def _free_name(runs: Path, stem: str) -> Path:
+    """Return a folder that does not exist yet: stem-1, stem-2, ..."""
+    number = 1
+    while (runs / f"{stem}-{number}").exists():
+        number += 1
+    return runs / f"{stem}-{number}"
+
+
+def _short(env_id: str) -> str:
+    return env_id.rpartition(":")[2].rpartition("/")[2].lower()

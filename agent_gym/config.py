@@ -1,0 +1,282 @@
+"""The typed configuration that YAML files and the command line fill.
+
+Every field carries its sentence directly below it. A key that does not exist is refused with the nearest one that
+does, so that no option is ever silently without effect.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent_gym.errors import ConfigError, suggestion
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class EnvSection(Section):
+    """Which environment, and how it is made."""
+
+    id: str = "alfworld"
+    """A registered id, "module:Class" or "file.py:Class"."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of its constructor."""
+
+
+class ModelSection(Section):
+    """Which model acts."""
+
+    path: str = "tiny"
+    """A folder or name of a Hugging Face causal model, or "tiny": a small one made on the spot."""
+    hidden: int = Field(128, ge=8)
+    """Width of the tiny model."""
+    layers: int = Field(3, ge=1)
+    """Layers of the tiny model."""
+    heads: int = Field(4, ge=1)
+    """Attention heads of the tiny model."""
+    feed_forward: int = Field(640, ge=8)
+    """Width of the tiny model's feed-forward layers."""
+    context: int = Field(2048, ge=64)
+    """Longest sequence of the tiny model, in tokens."""
+    vocabulary: int = Field(1024, ge=300)
+    """Tokens of the tiny model's tokenizer, at most."""
+
+
+class WarmStartSection(Section):
+    """Behaviour cloning before reinforcement learning."""
+
+    episodes: int = Field(0, ge=0)
+    """Demonstrations that are played; 0 leaves the warm start out."""
+    epochs: int = Field(1, ge=1)
+    """Passes over them."""
+    batch_size: int = Field(4, ge=1)
+    """Episodes an optimiser step."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """Muon learns faster where weights begin at random; AdamW is right for pre-trained models."""
+    learning_rate: float = Field(4e-3, gt=0)
+    """Peak of the schedule."""
+    observation_weight: float = Field(0.1, ge=0)
+    """Weight of the loss on what the agent reads."""
+    mistakes: float = Field(0.0, ge=0, lt=1)
+    """Share of turns that the demonstrator spends on an action that does not work."""
+    clone_mistakes: bool = False
+    """Clone the mistakes too."""
+
+
+class RolloutSection(Section):
+    """How episodes are played."""
+
+    tasks: int = Field(16, ge=1)
+    """Groups a step."""
+    concurrency: int = Field(128, ge=1)
+    """Episodes in flight."""
+    max_tokens: int = Field(16, ge=1)
+    """Tokens a turn."""
+    max_episode_tokens: int | None = Field(None, ge=1)
+    """Tokens an episode; by default the model's context."""
+    temperature: float = Field(1.0, gt=0)
+    """Of sampling in training."""
+    syntax: str = "plain"
+    """How actions are written: "plain" or "tagged"."""
+    system_prompt: str = ""
+    """Put before the first observation."""
+    show_admissible: bool = False
+    """Append the admissible actions to each observation."""
+    restate_goal: bool = False
+    """Append the goal to each observation after the first."""
+
+
+class AlgorithmSection(Section):
+    """What is optimised."""
+
+    name: str = "grpo"
+    """A preset, see `agent_gym.trainers.presets`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the preset."""
+
+
+class UpdateSection(Section):
+    """How a batch becomes optimiser steps."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Which optimiser."""
+    learning_rate: float = Field(1e-6, gt=0)
+    """At the start; see `final_learning_rate`."""
+    final_learning_rate: float = Field(1.0, ge=0, le=1)
+    """The learning rate falls linearly to this share of itself."""
+    updates_per_step: int = Field(1, ge=1)
+    """Mini-batches that a step's batch is cut into."""
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Tokens that go through the model at once."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Of the optimiser."""
+
+
+class MeasureSection(Section):
+    """When and on what success is measured during training."""
+
+    split: str = "valid_unseen"
+    """Tasks of this split are never trained on."""
+    tasks: int = Field(200, ge=0)
+    """Tasks at the start and at the end; 0 leaves measuring out."""
+    every: int = Field(0, ge=0)
+    """Also measure after so many steps; 0 does not."""
+    interim_tasks: int = Field(50, ge=1)
+    """Tasks of the measurements in between."""
+    temperature: float = Field(1.0, ge=0)
+    """Of sampling when measuring."""
+
+
+class TrainConfig(Section):
+    """Everything that decides a training run."""
+
+    env: EnvSection = EnvSection()
+    model: ModelSection = ModelSection()
+    warm_start: WarmStartSection = WarmStartSection()
+    rollout: RolloutSection = RolloutSection()
+    algorithm: AlgorithmSection = AlgorithmSection()
+    update: UpdateSection = UpdateSection()
+    measure: MeasureSection = MeasureSection()
+    steps: int = Field(100, ge=1)
+    """Training steps."""
+    seed: int = Field(0, ge=0)
+    """From it every random number of the run follows."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Older ones are removed."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of torch; by default torch's own choice."""
+
+
+class EvalConfig(Section):
+    """Everything that decides an evaluation."""
+
+    env: EnvSection = EnvSection()
+    model: str = "expert"
+    """A model folder, a run folder, "expert" or "random"."""
+    split: str = "valid_unseen"
+    """The tasks."""
+    tasks: int = Field(100, ge=1)
+    """How many of them, from the first on."""
+    attempts: int = Field(1, ge=1)
+    """Episodes a task."""
+    rollout: RolloutSection = RolloutSection(max_tokens=64)
+    temperature: float = Field(1.0, ge=0)
+    """Of sampling."""
+    seed: int = Field(0, ge=0)
+    """From it every episode's seed follows."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of torch."""
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def build(cls: type[SectionType], values: dict[str, Any]) -> SectionType:
+    """Make a configuration from nested values.
+
+    Raises:
+        ConfigError: A key is unknown (with a suggestion) or a value is out of range.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(cls, error)) from error
+
+
+def load(cls: type[SectionType], path: Path | None, overrides: dict[str, Any]) -> SectionType:
+    """Make a configuration from a YAML file and dotted overrides ("update.learning_rate": 1e-5) on top of it.
+
+    Raises:
+        ConfigError: The file cannot be read, or see `build`.
+    """
+    values = read_yaml(path) if path else {}
+    for key, value in overrides.items():
+        _set(values, key.split("."), value)
+    return build(cls, values)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: There is no such file, or it is not a mapping in YAML.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no configuration file {path}: check the path.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"The configuration {path} cannot be read as YAML: {error}.") from error
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"The configuration {path} must be a mapping of keys to values.")
+    return values or {}
+
+
+def parse_overrides(assignments: list[str]) -> dict[str, Any]:
+    """Turn "key=value" texts into dotted overrides; values are read as YAML.
+
+    Raises:
+        ConfigError: One has no "=".
+    """
+    overrides = {}
+    for assignment in assignments:
+        key, found, value = assignment.partition("=")
+        if not found or not key:
+            raise ConfigError(f"{assignment!r} is not an assignment: write --set section.key=value.")
+        overrides[key.strip()] = _scalar(value)
+    return overrides
+
+
+def _scalar(text: str) -> Any:
+    """Read a value as YAML; numbers like 1e-5, which YAML takes for text, become numbers."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{'.'.join(path)} cannot be set: {key} is a value, not a section.")
+        values = inner
+    values[path[-1]] = value
+
+
+def _explain(cls: type[Section], error: ValidationError) -> str:
+    """Turn pydantic's first complaint into a sentence with the remedy."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        fields = _section_at(cls, path[:-1]).model_fields
+        return f"Unknown configuration key {'.'.join(path)!r}{suggestion(path[-1], fields)}"
+    return f"The configuration key {'.'.join(path)!r} is {first['input']!r}: {first['msg'].lower()}."
+
+
+def _section_at(cls: type[Section], path: list[str]) -> type[Section]:
+    for key in path:
+        annotation = cls.model_fields[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            cls = annotation
+    return cls
+
+
+def as_dict(config: Section) -> dict[str, Any]:
+    """Return plain values that YAML can write."""
+    return config.model_dump(mode="json")

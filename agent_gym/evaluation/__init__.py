@@ -1,0 +1,1 @@
+"""Measuring agents: runs over tasks, statistics, pictures."""

@@ -1,0 +1,65 @@
+"""Checkpoints: a folder in Hugging Face's format, plus what a run needs to go on as if nothing had happened."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent_gym.errors import StoreError
+from agent_gym.store.atomic import new_folder, write_json
+from agent_gym.store.run import RunFolder
+
+
+def save(
+    run: RunFolder,
+    step: int,
+    *,
+    model: Any,
+    tokenizer: Any,
+    optimizer: dict[str, Any],
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write the checkpoint after `step` steps and remove the oldest beyond `keep`.
+
+    Args:
+        run: The run's folder.
+        step: Steps done.
+        model: Saved with `save_pretrained`, so that any engine can load the folder.
+        tokenizer: Likewise.
+        optimizer: Its state.
+        state: Plain values: controllers, buffers, counters.
+        keep: Checkpoints to keep, this one included.
+
+    Raises:
+        StoreError: It cannot be written; earlier checkpoints stay.
+    """
+    path = run.checkpoint_path(step)
+    try:
+        with new_folder(path) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            torch.save(optimizer, folder / "optimizer.pt")
+            write_json(folder / "state.json", {"step": step, **state})
+    except RuntimeError as error:
+        # torch and safetensors report a full disk as errors of their own.
+        raise StoreError(f"The checkpoint {path} cannot be written: {error}; free some space and --resume.") from error
+    for old in run.checkpoints()[:-keep]:
+        shutil.rmtree(run.checkpoint_path(old), ignore_errors=True)
+    return path
+
+
+def load_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the optimiser's state and the plain state of a checkpoint.
+
+    Raises:
+        StoreError: They cannot be read.
+    """
+    try:
+        optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, RuntimeError, json.JSONDecodeError) as error:
+        raise StoreError(f"The checkpoint {path} cannot be read: {error}; remove it to go on from the one before.") from error
+    return optimizer, state

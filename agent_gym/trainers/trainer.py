@@ -1,0 +1,421 @@
+"""The training run: warm start, then step after step of collecting, comparing and updating; kept on disk throughout.
+
+Everything random follows from the run's seed and the step's number, so that a run which was killed goes on with the
+numbers that it would have had.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from agent_gym.config import TrainConfig, as_dict
+from agent_gym.engines.base import Sampling
+from agent_gym.engines.transformers import TransformersEngine
+from agent_gym.env import Task, TextEnv
+from agent_gym.errors import ConfigError, StoreError, TrainingError
+from agent_gym.registry import make
+from agent_gym.rollout.actions import syntax
+from agent_gym.rollout.chat import TemplateChat
+from agent_gym.rollout.collect import Collector, Job, OnEpisode
+from agent_gym.rollout.episode import EpisodeSettings
+from agent_gym.rollout.score import Score, score
+from agent_gym.rollout.seeds import derive_seed
+from agent_gym.store import checkpoints
+from agent_gym.store.run import RunFolder
+from agent_gym.store.trajectories import TrajectoryStore
+from agent_gym.trainers.algorithm import Progress
+from agent_gym.trainers.batch import make_batch
+from agent_gym.trainers.policy import make_policy
+from agent_gym.trainers.presets import make_algorithm
+from agent_gym.trainers.update import Updater, UpdateSettings
+from agent_gym.trainers.warmstart import CloneSettings, DemonstrationSettings, clone, demonstrations
+from agent_gym.trajectory import Group, Trajectory
+
+logger = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Hears what a run does; the command line draws progress from it."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage ("demonstrations", "warm start", "before", "training", "after") of `total` units begins."""
+
+    def advance(self, metrics: dict[str, float]) -> None:
+        """One unit of the stage is done."""
+
+
+class Silence:
+    """A listener that does nothing."""
+
+    def stage(self, name: str, total: int) -> None:
+        """See `Listener.stage`."""
+
+    def advance(self, metrics: dict[str, float]) -> None:
+        """See `Listener.advance`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to."""
+
+    folder: Path
+    before: Score | None
+    """Success on the measured split before reinforcement learning (after the warm start)."""
+    after: Score | None
+    """Success at the end."""
+    metrics: list[dict[str, Any]]
+    """The records of metrics.jsonl."""
+
+
+def train(
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> RunResult:
+    """Train a policy and keep everything in a run folder.
+
+    Args:
+        config: What to do.
+        folder: Where to keep it.
+        resume: Go on with the run in the folder, if there is one, from its last checkpoint.
+        listener: Hears of progress.
+
+    Returns:
+        The folder, the success before and after, and all metrics.
+
+    Raises:
+        AgentGymError: Something named in the message cannot be done.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    path = Path(folder)
+    _check(config)
+    run = _existing(config, path) if resume else None
+    # The model comes before the folder: what cannot be loaded leaves nothing behind.
+    policy = load_policy(config, run)
+    run = run or RunFolder.create(path, as_dict(config))
+    return Trainer(config, run, policy, listener or Silence()).run()
+
+
+def _existing(config: TrainConfig, path: Path) -> RunFolder | None:
+    """Return the run in the folder, if there is one and it was started with the same configuration."""
+    if not (path / "config.yaml").is_file():
+        return None
+    run = RunFolder.open(path)
+    stored = run.config
+    for key, value in as_dict(config).items():
+        if stored.get(key) != value:
+            raise ConfigError(
+                f"The run in {path} was started with another {key!r}: resume it with its own configuration, or choose "
+                "another --name."
+            )
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What acts: a model, its tokenizer, and the chat between it and an environment."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    chat: TemplateChat
+
+
+def load_policy(config: TrainConfig, run: RunFolder | None = None) -> Policy:
+    """Return the policy of the run's last checkpoint, or the one that a new run starts with."""
+    steps = run.checkpoints() if run else []
+    checkpoint = run.checkpoint_path(steps[-1]) if run and steps else None
+    model, tokenizer = make_policy(config, checkpoint)
+    return Policy(model, tokenizer, TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt))
+
+
+def _check(config: TrainConfig) -> None:
+    """Find what is wrong before a folder is made or a model is loaded."""
+    make_algorithm(config.algorithm.name, config.algorithm.options)
+    syntax(config.rollout.syntax)
+    env = make(config.env.id, **config.env.options)
+    if config.measure.tasks and not env.tasks(config.measure.split):
+        raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {config.measure.split!r}.")
+    env.close()
+
+
+class Trainer:
+    """One run. Use `train` unless you want to look inside.
+
+    Args:
+        config: What to do.
+        run: Where it is kept; where it holds a checkpoint, training goes on from there.
+        policy: The policy of that checkpoint, see `load_policy`.
+        listener: Hears of progress.
+    """
+
+    def __init__(self, config: TrainConfig, run: RunFolder, policy: Policy, listener: Listener) -> None:
+        self.config = config
+        self.run_folder = run
+        self.policy = policy
+        self.listener = listener
+        self.algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
+        self.accelerator = Accelerator()
+        self.policy.model.to(self.accelerator.device)
+        self.engine = TransformersEngine(policy.model, policy.tokenizer, max_batch=config.rollout.concurrency)
+        self.updater: Updater | None = None
+        self.step = -1
+        """Steps done; -1 before the warm start."""
+        self._saved_optimizer: dict[str, Any] = {}
+        done = run.checkpoints()
+        if done:
+            self.step = done[-1]
+            self._saved_optimizer, state = checkpoints.load_state(run.checkpoint_path(self.step))
+            self.algorithm.load_state_dict(state["algorithm"])
+
+    def run(self) -> RunResult:
+        """Do what is left to do, and sum up."""
+        run = self.run_folder
+        with run.trajectories() as store, self._progress():
+            if self.step < 0:
+                run.rewind(-1)
+                self._warm_start()
+                self._measure(store, "before", self.config.measure.tasks)
+                self.step = 0
+                self._save()
+            elif not self._finished():
+                run.rewind(self.step)
+            self._train(store)
+            if not self._finished():
+                self._measure(store, "after", self.config.measure.tasks)
+        records = run.metrics()
+        return RunResult(run.path, _score_of(records, "before"), _score_of(records, "after"), records)
+
+    # -- stages ----------------------------------------------------------------------------------------------------
+
+    def _warm_start(self) -> None:
+        section = self.config.warm_start
+        if not section.episodes:
+            return
+        started = time.perf_counter()
+        self.listener.stage("demonstrations", section.episodes)
+        env = self._make_env(None)
+        settings = DemonstrationSettings(section.episodes, section.mistakes, section.clone_mistakes)
+        parsed = syntax(self.config.rollout.syntax)
+        played = []
+        seed = derive_seed(self.config.seed, "warm start")
+        for trajectory in demonstrations(env, self.policy.chat, parsed, self._settings(1.0), settings, seed=seed):
+            played.append(trajectory)
+            self.listener.advance({})
+        env.close()
+        steps = section.epochs * -(-len(played) // section.batch_size)
+        self.listener.stage("warm start", steps)
+        loss = clone(
+            self.policy.model,
+            played,
+            CloneSettings(
+                epochs=section.epochs,
+                batch_size=section.batch_size,
+                optimizer=section.optimizer,
+                learning_rate=section.learning_rate,
+                observation_weight=section.observation_weight,
+            ),
+            seed=self.config.seed,
+            accelerator=self.accelerator,
+            on_step=lambda step, total, loss: self.listener.advance({"loss": loss}),
+        )
+        record = {"phase": "warm_start", "step": 0, "episodes": len(played), "loss": loss}
+        self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
+
+    def _train(self, store: TrajectoryStore) -> None:
+        config = self.config
+        if self.step >= config.steps:
+            return
+        self.updater = Updater(self.policy.model, self._update_settings(), accelerator=self.accelerator)
+        if self._saved_optimizer:
+            self.updater.load_state_dict(self._saved_optimizer)
+        self.listener.stage("training", config.steps - self.step)
+        env = self._make_env(None)
+        collector = self._collector(None, config.rollout.temperature)
+        while self.step < config.steps:
+            record = self._one_step(env, collector, store)
+            self.run_folder.log(record)
+            numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+            self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})
+            if config.measure.every and self.step % config.measure.every == 0 and self.step < config.steps:
+                self._measure(store, "during", config.measure.interim_tasks)
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                self._save()
+        collector.close()
+        env.close()
+
+    def _one_step(self, env: TextEnv, collector: Collector, store: TrajectoryStore) -> dict[str, Any]:
+        """Collect groups, train on them, store them; return the record for the log."""
+        started = time.perf_counter()
+        progress = Progress(self.step, self.config.steps)
+        tasks = self._draw_tasks(env)
+        seed = derive_seed(self.config.seed, "rollout", self.step)
+        groups = self._collect(collector, [task.id for task in tasks], seed, f"train/{self.step + 1}/")
+        collected = time.perf_counter()
+        metrics = self._update(groups, progress)
+        asyncio.run(self.engine.sync())
+        updated = time.perf_counter()
+        self.step += 1
+        trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+        store.add(trajectories, step=self.step, phase="train")
+        summary = score(trajectories)
+        uneven = sum(len({trajectory.reward for trajectory in group.valid}) > 1 for group in groups)
+        finished = time.perf_counter()
+        return {
+            "phase": "train",
+            "step": self.step,
+            **summary.as_dict(),
+            "groups_with_signal": uneven / len(groups),
+            **metrics,
+            "seconds": {
+                "rollout": collected - started,
+                "update": updated - collected,
+                "total": finished - started,
+                "tokens_per_second": summary.generated_tokens / max(collected - started, 1e-9),
+            },
+        }
+
+    def _collect(self, collector: Collector, task_ids: list[str], seed: int, prefix: str) -> list[Group]:
+        self.policy.model.eval()
+        coroutine = self.algorithm.rollout.collect(collector, task_ids, seed=seed, prefix=prefix, on_episode=None)
+        return asyncio.run(coroutine)
+
+    def _update(self, groups: list[Group], progress: Progress) -> dict[str, float]:
+        if self.algorithm.replay is not None:
+            groups = self.algorithm.replay.mix(groups, progress)
+        rows: list[Trajectory] = []
+        rewards: list[float] = []
+        numbers: list[int] = []
+        for number, group in enumerate(groups):
+            rows += group.valid
+            rewards += self.algorithm.shape_rewards(group)
+            numbers += [number] * len(group.valid)
+        if not rows:
+            first = groups[0].trajectories[0].error if groups and groups[0].trajectories else "nothing was collected"
+            raise TrainingError(f"All episodes of step {progress.step + 1} failed; the first said: {first}.")
+        batch = make_batch(rows, rewards, numbers)
+        self.algorithm.fill(batch)
+        if self.updater is None:
+            raise TrainingError("There is no optimiser: call run(), which makes it.")
+        metrics = self.updater.step(batch, self.algorithm, progress, seed=self.config.seed)
+        # The entropy of the log is that of sampling; the update's own has seen fewer rows.
+        metrics.pop("entropy", None)
+        for controller in self.algorithm.controllers:
+            metrics |= controller.update(progress, metrics)
+        return metrics
+
+    # -- measuring -------------------------------------------------------------------------------------------------
+
+    def _measure(self, store: TrajectoryStore, phase: str, count: int) -> None:
+        """Play tasks of the measured split and log the score."""
+        section = self.config.measure
+        if not count or not section.tasks:
+            return
+        started = time.perf_counter()
+        collector = self._collector(section.split, section.temperature)
+        tasks = collector.probe.tasks(section.split)
+        count = min(count, len(tasks))
+        step = max(self.step, 0)
+        seed = derive_seed(self.config.seed, "measure")
+        jobs = [
+            Job(f"{phase}/{step}/{index}", f"{phase}/{step}/{index}", tasks[index].id, derive_seed(seed, index))
+            for index in range(count)
+        ]
+        if phase != "during":
+            self.listener.stage(phase, count)
+        self.policy.model.eval()
+
+        def heard(trajectory: Trajectory) -> None:
+            if phase != "during":
+                self.listener.advance({"success": float(trajectory.success)})
+
+        trajectories = asyncio.run(collector.play(jobs, heard))
+        collector.close()
+        store.add(trajectories, step=step, phase=phase)
+        record = {"phase": phase, "step": step, "split": section.split, **score(trajectories).as_dict()}
+        self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _finished(self) -> bool:
+        """Whether everything is done, the last measurement included."""
+        if self.step < self.config.steps:
+            return False
+        return not self.config.measure.tasks or any(r["phase"] == "after" for r in self.run_folder.metrics())
+
+    def _draw_tasks(self, env: TextEnv) -> list[Task]:
+        rng = random.Random(derive_seed(self.config.seed, "tasks", self.step))
+        tasks = env.tasks(env.split)
+        return [tasks[rng.randrange(len(tasks))] for _ in range(self.config.rollout.tasks)]
+
+    def _collector(self, split: str | None, temperature: float) -> Collector:
+        return Collector(
+            lambda: self._make_env(split),
+            self.engine,
+            self.policy.chat,
+            self._settings(temperature),
+            concurrency=self.config.rollout.concurrency,
+            env_id=self.config.env.id,
+        )
+
+    def _make_env(self, split: str | None) -> TextEnv:
+        options = dict(self.config.env.options)
+        if split is not None:
+            options["split"] = split
+        return make(self.config.env.id, **options)
+
+    def _settings(self, temperature: float) -> EpisodeSettings:
+        section = self.config.rollout
+        return EpisodeSettings(
+            sampling=Sampling(max_tokens=section.max_tokens, temperature=temperature),
+            parse=syntax(section.syntax).parse,
+            max_tokens=section.max_episode_tokens,
+            show_admissible=section.show_admissible,
+            restate_goal=section.restate_goal,
+        )
+
+    def _update_settings(self) -> UpdateSettings:
+        section = self.config.update
+        return UpdateSettings(**section.model_dump(), temperature=self.config.rollout.temperature)
+
+    def _save(self) -> None:
+        optimizer = self.updater.state_dict() if self.updater else {}
+        checkpoints.save(
+            self.run_folder,
+            self.step,
+            model=self.policy.model,
+            tokenizer=self.policy.tokenizer,
+            optimizer=optimizer,
+            state={"algorithm": self.algorithm.state_dict()},
+            keep=self.config.keep_checkpoints,
+        )
+
+    @contextmanager
+    def _progress(self) -> Iterator[None]:
+        """Say where the run is kept when it breaks off."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise StoreError(
+                f"Interrupted after {max(self.step, 0)} steps; go on with --resume (the run is in {self.run_folder.path})."
+            ) from None
+
+
+def _score_of(records: list[dict[str, Any]], phase: str) -> Score | None:
+    names = Score.__dataclass_fields__
+    for record in reversed(records):
+        if record.get("phase") == phase:
+            return Score(**{name: record[name] for name in names})
+    return None

@@ -1,0 +1,22 @@
+"""What all tests share: one thread, a tiny tokenizer, a tiny model."""
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import TEXTS, small_llama
+
+from agent_gym.engines.tiny import train_tokenizer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return train_tokenizer(TEXTS, vocabulary=300)
+
+
+@pytest.fixture
+def model(tokenizer: Any) -> Any:
+    """A fresh Llama with grouped-query attention, of the tokenizer's size."""
+    return small_llama(len(tokenizer))

@@ -1,0 +1,195 @@
+"""Small environments, models and records for the tests."""
+
+import asyncio
+import copy
+import json
+import random
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from agent_gym.engines.base import Completion, Engine, Sampling
+from agent_gym.env import State, Task, TextEnv
+from agent_gym.trajectory import Trajectory
+
+WORDS = ("apple", "bread", "chair", "dish")
+TEXTS = [f"say {word}. {word}, up, down, stop, the number is {n}; {word} {n}" for n, word in enumerate(WORDS)] * 4
+
+
+def golden(name: str) -> Any:
+    """Read a file of golden numbers; "nan" and the like become floats."""
+    return json.loads((Path(__file__).parent / "golden" / f"{name}.json").read_text())
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(coroutine)
+
+
+class WordEnv(TextEnv):
+    """The observation names a word; saying it is worth 1. One turn."""
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        return [Task(word, split) for word in (WORDS if split == "train" else ["elbow"])]
+
+    def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
+        return f"say {task.id}", self._state()
+
+    def _act(self, action: str) -> tuple[str, State]:
+        right = action == self._word()
+        return "done", self._state(reward=float(right), terminated=True, success=right, score=float(right))
+
+    def _copy(self) -> Self:
+        return copy.copy(self)
+
+    def expert(self) -> Iterator[str]:
+        return iter([self._word()])
+
+    def _word(self) -> str:
+        assert self.task is not None
+        return self.task.id
+
+    def _state(self, **values: Any) -> State:
+        return State(goal=f"say {self._word()}", admissible=lambda: list(WORDS), **values)
+
+
+class CountEnv(TextEnv):
+    """Count "up" or "down" to 3; "stop" gives up, "crash" raises; every observation ends with a random number."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.value = 0
+        self.rng = random.Random(0)
+        self.closed = False
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        return [Task(f"count {number}", split) for number in range(5)]
+
+    def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
+        self.rng, self.value = rng, 0
+        return self._said(), self._state()
+
+    def _act(self, action: str) -> tuple[str, State]:
+        if action == "crash":
+            raise RuntimeError("the environment broke")
+        known = action in ("up", "down", "stop")
+        self.value += {"up": 1, "down": -1}.get(action, 0)
+        won = self.value == 3
+        ended = won or action == "stop"
+        return self._said(), self._state(
+            reward=float(won), terminated=ended, success=won, score=max(self.value, 0) / 3, invalid_action=not known
+        )
+
+    def _copy(self) -> Self:
+        twin = copy.copy(self)
+        twin.rng = random.Random()
+        twin.rng.setstate(self.rng.getstate())
+        return twin
+
+    def expert(self) -> Iterator[str]:
+        return iter(["up", "up", "up"])
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _said(self) -> str:
+        return f"the number is {self.value}; {self.rng.randrange(100)}"
+
+    def _state(self, **values: Any) -> State:
+        value = self.value
+        return State(goal="count to 3", admissible=lambda: ["up", "down", f"stop {value}"], **values)
+
+
+class RecordingEngine(Engine):
+    """Hands requests on to another engine and writes down what went in and out."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner = inner
+        self.max_context = inner.max_context
+        self.calls: list[tuple[list[int], Completion]] = []
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, session: Any = None) -> Completion:
+        prompt = list(prompt_ids)
+        completion = await self.inner.generate(prompt, sampling, session)
+        self.calls.append((prompt, completion))
+        return completion
+
+    def session(self) -> Any:
+        return self.inner.session()
+
+
+def small_llama(vocabulary: int = 64, *, layers: int = 2, seed: int = 0, **values: Any) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        **values,
+    )
+    return seeded(LlamaForCausalLM, config, seed)
+
+
+def small_qwen3(vocabulary: int = 64) -> Qwen3ForCausalLM:
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        eos_token_id=1,
+    )
+    return seeded(Qwen3ForCausalLM, config, 0)
+
+
+def small_gpt2(vocabulary: int = 64, *, dropout: float = 0.1) -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=256,
+        initializer_range=0.2,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    return seeded(GPT2LMHeadModel, config, 0)
+
+
+def seeded(cls: type, config: Any, seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls(config).eval()
+
+
+def trajectory(context: int, action: int, *, seed: int = 0, vocabulary: int = 64, reward: float = 0.0) -> Trajectory:
+    """Return a random trajectory: context, action, context, action."""
+    from agent_gym.trajectory import Turn
+
+    rng = random.Random(seed)
+    made = Trajectory(task_id="made", id=f"made{seed}")
+    for _ in range(2):
+        made.append_context([rng.randrange(2, vocabulary) for _ in range(context)])
+        start = len(made.token_ids)
+        ids = [rng.randrange(2, vocabulary) for _ in range(action)]
+        made.append_action(ids, [-rng.random() - 3 for _ in ids], [rng.random() for _ in ids])
+        made.turns.append(Turn("o", "t", "a", start, start + action))
+    made.turns[-1].reward = reward
+    return made

@@ -1,0 +1,110 @@
+"""Ids of environments: short names, gymnasium ids, plugins, references to modules and files."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium
+import pytest
+from helpers import CountEnv, WordEnv
+
+import agent_gym
+from agent_gym import registry
+from agent_gym.errors import ConfigError, UnknownIdError
+
+
+@pytest.fixture(autouse=True)
+def restored_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
+    known = set(gymnasium.registry)
+    yield
+    for id_ in set(gymnasium.registry) - known:
+        del gymnasium.registry[id_]
+
+
+def python(code: str) -> str:
+    """Run code in a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_agent_gym_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'gymnasium', 'numpy', 'accelerate', 'pydantic'}"
+    code = f"import sys, agent_gym, agent_gym.registry; agent_gym.specs(); print(sorted({heavy} & set(sys.modules)))"
+    assert python(code) == "[]\n"
+
+
+def test_gymnasium_finds_alfworld_by_itself() -> None:
+    code = "import gymnasium; print(type(gymnasium.make('agent_gym/ALFWorld-v1', size='tiny').unwrapped).__name__)"
+    assert python(code) == "AlfworldEnv\n"
+
+
+def test_gymnasium_still_finds_alfworld_when_agent_gym_comes_first() -> None:
+    code = (
+        "import agent_gym; agent_gym.make('alfworld', size='tiny'); import gymnasium\n"
+        "print(gymnasium.make('agent_gym/ALFWorld-v1', size='tiny').reset(seed=0)[0][:3])"
+    )
+    assert python(code) == "You\n"
+
+
+def test_public_names_are_importable_and_unknown_ones_are_not() -> None:
+    from agent_gym.env import TextEnv
+
+    assert agent_gym.TextEnv is TextEnv
+    assert set(dir(agent_gym)) == set(agent_gym.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = agent_gym.nonsense
+
+
+def test_register_and_make_with_defaults_and_overrides() -> None:
+    registry.register("count", CountEnv, max_turns=7)
+    assert registry.make("count").max_turns == 7
+    assert registry.make("count", max_turns=9).max_turns == 9
+    assert registry.make("agent_gym/count-v0").max_turns == 7
+    made = gymnasium.make("agent_gym/count-v0", max_turns=5)
+    assert made.unwrapped.max_turns == 5  # type: ignore[attr-defined]
+
+
+def test_registering_the_same_twice_is_fine_and_another_under_the_same_id_is_not() -> None:
+    registry.register("word", WordEnv)
+    registry.register("word", WordEnv)
+    with pytest.raises(ConfigError, match="'word' is taken"):
+        registry.register("word", CountEnv)
+
+
+def test_unknown_ids_and_arguments_are_named() -> None:
+    with pytest.raises(UnknownIdError, match="did you mean 'alfworld'"):
+        registry.make("alfwrld")
+    registry.register("word", WordEnv)
+    with pytest.raises(ConfigError, match="does not take this argument.*colour"):
+        registry.make("word", colour="red")
+
+
+def test_references_to_modules_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(__file__).with_name("helpers.py").read_text()
+    (tmp_path / "my_module.py").write_text(source)
+    (tmp_path / "my_file.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    paths = list(sys.path)
+    for reference in ("my_module:CountEnv", "my_file.py:CountEnv", f"{tmp_path}/my_file.py:CountEnv"):
+        assert registry.make(reference, max_turns=3).max_turns == 3
+    assert sys.path == paths
+    for reference in ("no_module:CountEnv", "my_module:NoEnv", "no_file.py:CountEnv"):
+        with pytest.raises(UnknownIdError, match="cannot be imported"):
+            registry.make(reference)
+
+
+def test_plugins_are_loaded_once_and_may_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Entry:
+        def load(self) -> object:
+            return lambda: (calls.append(1), registry.register("plugged", WordEnv))
+
+    monkeypatch.setattr(registry, "_loaded_plugins", False)
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [Entry()])
+    assert "plugged" in [spec.id for spec in registry.specs()]
+    registry.specs()
+    assert calls == [1]
