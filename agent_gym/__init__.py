@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent_gym.config import EvalConfig, TrainConfig
-    from agent_gym.env import Task, TextEnv
+    from agent_gym.env import State, Task, TextEnv
     from agent_gym.errors import AgentGymError
+    from agent_gym.evaluation.runner import evaluate
     from agent_gym.registry import make, register, specs
+    from agent_gym.trainers.trainer import train
     from agent_gym.trajectory import Group, Trajectory, Turn
 
 __version__ = "0.1.0"
@@ -20,6 +22,7 @@ _HOMES = {
     "AgentGymError": "errors",
     "EvalConfig": "config",
     "Group": "trajectory",
+    "State": "env",
     "Task": "env",
     "TextEnv": "env",
     "TrainConfig": "config",
@@ -36,15 +39,18 @@ __all__ = [
     "AgentGymError",
     "EvalConfig",
     "Group",
+    "State",
     "Task",
     "TextEnv",
     "TrainConfig",
     "Trajectory",
     "Turn",
     "__version__",
+    "evaluate",
     "make",
     "register",
     "specs",
+    "train",
 ]
 
 

@@ -63,9 +63,13 @@ class WarmStartSection(Section):
     observation_weight: float = Field(0.1, ge=0)
     """Weight of the loss on what the agent reads."""
     mistakes: float = Field(0.0, ge=0, lt=1)
-    """Share of turns that the demonstrator spends on an action that does not work."""
-    clone_mistakes: bool = False
-    """Clone the mistakes too."""
+    """Share of turns that the demonstrator spends on an action that does not work; these are not cloned."""
+    distractions: list[str] = Field(default_factory=list)
+    """Actions that the demonstrator puts in because it is in no hurry, such as looking around; these are cloned."""
+    distracted: float = Field(0.0, ge=0, lt=1)
+    """Share of turns that go to distractions."""
+    env_options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the environment that differ for demonstrations: a larger turn limit, say."""
 
 
 class RolloutSection(Section):

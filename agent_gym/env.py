@@ -3,17 +3,17 @@
 Knows nothing of tokens, models or training.
 """
 
+import copy
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import gymnasium
 import numpy as np
 
-from agent_gym.errors import EpisodeEnded, UnknownIdError
+from agent_gym.errors import EpisodeEnded, ForkDiverged, UnknownIdError
 
 INFO_KEYS = ("task_id", "goal", "success", "score", "admissible_actions", "invalid_action", "turn")
 """The keys of `info` at every reset and step of every environment."""
@@ -93,7 +93,7 @@ class Info(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, computing it if it is lazy, or `default`."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - dict.get would not compute it
 
     def items(self) -> Any:
         """Return the items, all computed."""
@@ -115,7 +115,7 @@ class Info(dict[str, Any]):
             other._compute_all()
         return dict.__eq__(self, other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Info, (self.copy(),))
@@ -136,7 +136,10 @@ class TextEnv(gymnasium.Env[str, str]):
         split: The split that `reset` draws tasks from.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata: dict[str, Any] = {  # noqa: RUF012 - gymnasium declares it so
+        "render_modes": ["ansi"],
+        "render_fps": 1,
+    }
     splits: ClassVar[tuple[str, ...]] = ("train",)
     task_noun: ClassVar[str] = "task"
     """What one task is called when speaking to people."""
@@ -155,6 +158,9 @@ class TextEnv(gymnasium.Env[str, str]):
         self.turn = 0
         self._ended = True
         self._last_observation = ""
+        self._episode_seed = 0
+        self._history: list[tuple[str, str]] = []
+        """Actions of the episode and what they were answered, the first observation under an empty action."""
 
     # -- what a subclass writes ------------------------------------------------------------------------------------
 
@@ -171,8 +177,34 @@ class TextEnv(gymnasium.Env[str, str]):
         """Apply `action`; return the observation and the new state. Must not raise on any string."""
 
     def _copy(self) -> Self:
-        """Return a twin with its own copy of the episode's state; the default replays (see `fork`)."""
-        raise NotImplementedError
+        """Return a twin with its own copy of the episode's state; the default copies everything deeply.
+
+        An environment that copies faster overrides this; one whose state cannot be copied (another process holds it)
+        returns `self._replay_on(fresh)`, where `fresh` is a new instance made like this one.
+        """
+        return copy.deepcopy(self)
+
+    def _replay_on(self, fresh: Self) -> Self:
+        """Bring a new instance to this one's state by playing the episode's actions again.
+
+        Raises:
+            ForkDiverged: An observation differs from the one that was seen; the message names the turn.
+        """
+        if self.task is None:
+            return fresh
+        fresh.task = self.task
+        for turn, (action, expected) in enumerate(self._history):
+            if turn == 0:
+                observation, _ = fresh._start(self.task, random.Random(self._episode_seed))
+            else:
+                observation, _ = fresh._act(action)
+            if observation != expected:
+                raise ForkDiverged(
+                    f"Replaying task {self.task.id} gave another observation at turn {turn}: the environment is not "
+                    "deterministic; make it draw from the generator that _start is given."
+                )
+        fresh._history, fresh._episode_seed = list(self._history), self._episode_seed
+        return fresh
 
     def expert(self) -> Iterator[str] | None:
         """Return the actions that solve the current task from its start, or None where no oracle exists."""
@@ -189,7 +221,7 @@ class TextEnv(gymnasium.Env[str, str]):
             rng: The policy's own source of chance.
         """
         actions = self.expert()
-        return (action for action in actions) if actions is not None else None
+        return _repeat(actions) if actions is not None else None
 
     # -- the gymnasium interface -----------------------------------------------------------------------------------
 
@@ -211,11 +243,12 @@ class TextEnv(gymnasium.Env[str, str]):
         if unknown:
             raise UnknownIdError.of("reset option", sorted(unknown)[0], ["task"])
         self.task = self._choose((options or {}).get("task"))
-        rng = random.Random(int(self.np_random.integers(2**63)))
+        self._episode_seed = int(self.np_random.integers(2**63))
         self.turn = 0
         self._ended = False
-        observation, state = self._start(self.task, rng)
+        observation, state = self._start(self.task, random.Random(self._episode_seed))
         self._last_observation = observation
+        self._history = [("", observation)]
         return observation, self._info(state)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
@@ -232,6 +265,7 @@ class TextEnv(gymnasium.Env[str, str]):
         truncated = not terminated and self.turn >= self.max_turns
         self._ended = terminated or truncated
         self._last_observation = observation
+        self._history.append((action, observation))
         return observation, state.reward, terminated, truncated, self._info(state)
 
     def fork(self) -> Self:
@@ -242,6 +276,7 @@ class TextEnv(gymnasium.Env[str, str]):
         child = self._copy()
         child.task, child.turn = self.task, self.turn
         child._ended, child._last_observation = self._ended, self._last_observation
+        child._episode_seed, child._history = self._episode_seed, list(self._history)
         if self._np_random is not None:
             child._np_random = _copy_generator(self._np_random)
             child._np_random_seed = self._np_random_seed
@@ -249,7 +284,7 @@ class TextEnv(gymnasium.Env[str, str]):
         child.observation_space = _copy_space(self.observation_space)
         return child
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Return the last observation (render mode "ansi")."""
         return self._last_observation if self.render_mode == "ansi" else None
 
@@ -310,10 +345,17 @@ class State:
 
 def _copy_space(space: gymnasium.Space[str]) -> gymnasium.Space[str]:
     """Copy a space, so that drawing samples from one does not disturb the other."""
-    twin = copy(space)
+    twin = copy.copy(space)
     if space._np_random is not None:
         twin._np_random = _copy_generator(space._np_random)
     return twin
+
+
+def _repeat(actions: Iterator[str]) -> Generator[str, str, object]:
+    """Yield the actions whatever is observed."""
+    for action in actions:  # noqa: UP028 - "yield from" would send the observations on to a plain iterator
+        yield action
+    return None
 
 
 def _copy_generator(generator: np.random.Generator) -> np.random.Generator:

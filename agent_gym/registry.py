@@ -82,6 +82,7 @@ def make(id: str, **kwargs: Any) -> "TextEnv":
     """
     spec = find_spec(id)
     constructor = resolve(spec.entry_point)
+    register_in_gymnasium()
     try:
         return constructor(**{**spec.kwargs, **kwargs})
     except TypeError as error:
@@ -110,7 +111,7 @@ def find_spec(id: str) -> EnvSpec:
 
 
 def register_in_gymnasium() -> None:
-    """Register every environment with gymnasium; called by gymnasium itself through its plugin entry point."""
+    """Register every environment with gymnasium; done by `make`, and by importing agent_gym after gymnasium."""
     for spec in specs():
         _tell_gymnasium(spec)
 
@@ -121,7 +122,7 @@ def _tell_gymnasium(spec: EnvSpec) -> None:
     if spec.gymnasium_id not in gymnasium.registry:
         gymnasium.register(
             spec.gymnasium_id,
-            spec.entry_point,  # type: ignore[arg-type]
+            spec.entry_point,
             kwargs=spec.kwargs,
             order_enforce=False,
         )

@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    return train_tokenizer(TEXTS, vocabulary=300)
+    return train_tokenizer(TEXTS, vocabulary=400)
 
 
 @pytest.fixture

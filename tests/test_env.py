@@ -77,7 +77,7 @@ def test_get_and_pop_know_defaults_and_missing_keys_raise() -> None:
 
 def test_infos_compare_by_their_computed_values() -> None:
     assert lazy_info()[0] == lazy_info()[0] == {"turn": 1, "admissible_actions": ["up", "down"]}
-    assert {"turn": 1, "admissible_actions": None} != lazy_info()[0]
+    assert lazy_info()[0] != {"turn": 1, "admissible_actions": None}
 
 
 def test_pickling_keeps_the_type_and_all_values() -> None:

@@ -20,7 +20,7 @@ app = typer.Typer(
 
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any configuration key, for example update.learning_rate=1e-5."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key, for example update.learning_rate=1e-5."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file to start from.")]
 EnvId = Annotated[str | None, typer.Option("--env", help="Environment: an id, module:Class or file.py:Class.")]
@@ -99,9 +99,7 @@ def play(
     env: Annotated[str, typer.Argument(help="Environment: an id, module:Class or file.py:Class.")] = "alfworld",
     task: Annotated[str | None, typer.Option(help="Id of the task; otherwise the seed chooses.")] = None,
     seed: Seed = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")
-    ] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
 ) -> None:
     """Play an environment yourself; ? lists what you can do, Ctrl-D ends."""
     from agent_gym.cli.playing import run_play

@@ -17,9 +17,7 @@ from agent_gym.rollout.score import Score
 _LABELS = {"before": "success before", "after": "success after"}
 
 
-def run_training(
-    path: Path | None, overrides: dict[str, Any], *, name: str | None, runs: Path, resume: bool
-) -> None:
+def run_training(path: Path | None, overrides: dict[str, Any], *, name: str | None, runs: Path, resume: bool) -> None:
     """Load the configuration, train, and print the result."""
     config = load(TrainConfig, path, overrides)
     console = Console()

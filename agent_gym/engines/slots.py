@@ -78,6 +78,8 @@ class SlotCache:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot to another."""
+        if not length:
+            return  # The source may have a slot in no layer yet.
         self.reserve(target + 1, length)
         for tensors in (self.keys, self.values):
             for index, tensor in tensors.items():

@@ -92,7 +92,7 @@ class TransformersEngine(Engine):
         own_session = session is None
         session = session or self.session()
         if session.closed or session.cached >= len(prompt_ids):
-            raise EngineError("The session is closed or its prompt did not grow: append to the last prompt of a session.")
+            raise EngineError("The session is closed or its prompt did not grow: append to its last prompt.")
         loop = asyncio.get_running_loop()
         request = _Request(
             sampling=sampling,
@@ -157,7 +157,7 @@ class TransformersEngine(Engine):
                 if not self._running:
                     return
                 self._advance()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             self._fail(error)
 
     def _admit(self) -> None:
@@ -181,9 +181,9 @@ class TransformersEngine(Engine):
     @torch.no_grad()
     def _advance(self) -> None:
         logits = self._forward()
-        tokens, logprobs, entropies = (
-            values.tolist() for values in draw(logits, **self._parameters(logits.device))
-        )
+        temperatures, uniform, top_p, top_k = self._parameters(logits.device)
+        drawn = draw(logits, temperatures, uniform, top_p, top_k)
+        tokens, logprobs, entropies = (values.tolist() for values in drawn)
         self.generated_tokens += len(tokens)
         still_running = []
         for request, token, logprob, entropy in zip(self._running, tokens, logprobs, entropies, strict=True):
@@ -216,18 +216,18 @@ class TransformersEngine(Engine):
             request.session.cached = len(request.context)
         return logits
 
-    def _parameters(self, device: torch.device) -> dict[str, Tensor | None]:
+    def _parameters(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return temperature, random number, top_p and top_k of each running request, (R,) each."""
         samplings = [request.sampling for request in self._running]
-        truncated_p = any(sampling.top_p < 1 for sampling in samplings)
-        truncated_k = any(sampling.top_k > 0 for sampling in samplings)
-        return {
-            "temperatures": torch.tensor([sampling.temperature for sampling in samplings], device=device),
-            "uniform": uniforms(
-                [sampling.seed for sampling in samplings], [len(request.token_ids) for request in self._running]
-            ),
-            "top_p": torch.tensor([s.top_p for s in samplings], device=device) if truncated_p else None,
-            "top_k": torch.tensor([s.top_k for s in samplings], device=device) if truncated_k else None,
-        }
+        counters = [len(request.token_ids) for request in self._running]
+        top_p = [sampling.top_p for sampling in samplings]
+        top_k = [sampling.top_k for sampling in samplings]
+        return (
+            torch.tensor([sampling.temperature for sampling in samplings], device=device),
+            uniforms([sampling.seed for sampling in samplings], counters),
+            torch.tensor(top_p, device=device) if min(top_p) < 1 else None,
+            torch.tensor(top_k, device=device) if max(top_k) > 0 else None,
+        )
 
     def _finish_reason(self, request: _Request, token: int) -> str | None:
         if token in request.stop_ids:
@@ -250,13 +250,15 @@ class TransformersEngine(Engine):
         """Hand an error of the forward pass to everyone who waits; the engine can be used again."""
         requests, self._running, self._waiting = [*self._running, *self._waiting], [], []
         for request in requests:
-            self._forget(request.session)
-            if request.own_session:
-                request.session.close()
             if not request.future.done():
                 failure = EngineError(f"The model's forward pass failed: {error}.")
                 failure.__cause__ = error
                 request.future.set_exception(failure)
+        for request in requests:
+            # What the pass had read before it failed is not known.
+            self._forget(request.session)
+            if request.own_session:
+                request.session.close()
 
     # -- choosing how to run ---------------------------------------------------------------------------------------
 

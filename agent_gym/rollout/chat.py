@@ -103,7 +103,7 @@ class TemplateChat:
     def _render(self, messages: list[dict[str, str]]) -> str:
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except Exception as error:  # noqa: BLE001 - templates raise whatever their authors chose
+        except Exception as error:
             raise ChatTemplateError(
                 f"The chat template cannot render a conversation ({error}): leave out the system prompt, or use "
                 "another template."

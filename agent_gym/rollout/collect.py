@@ -134,4 +134,3 @@ class Collector:
         else:
             env.close()
         return trajectory
-

@@ -68,7 +68,7 @@ class Episode:
                 self.start()
             while await self.take_turn():
                 pass
-        except Exception as error:  # noqa: BLE001 - a failed episode is data; its siblings go on
+        except Exception as error:
             logger.warning("Episode of task %s failed: %s", self.trajectory.task_id, error, exc_info=True)
             self.trajectory.error = f"{type(error).__name__}: {error}"
         finally:

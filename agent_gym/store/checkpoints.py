@@ -61,5 +61,5 @@ def load_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, RuntimeError, json.JSONDecodeError) as error:
-        raise StoreError(f"The checkpoint {path} cannot be read: {error}; remove it to go on from the one before.") from error
+        raise StoreError(f"The checkpoint {path} cannot be read: {error}; remove it to use the one before.") from error
     return optimizer, state

@@ -1,9 +1,9 @@
 """The run folder: configuration, metrics, trajectories and checkpoints of one run, and how a run is taken up again.
 
-    config.yaml            the resolved configuration, with versions
-    metrics.jsonl          one line a step
-    trajectories.sqlite    every episode
-    checkpoints/step-N/    model, tokenizer, optimiser and state after N steps
+config.yaml            the resolved configuration, with versions
+metrics.jsonl          one line a step
+trajectories.sqlite    every episode
+checkpoints/step-N/    model, tokenizer, optimiser and state after N steps
 """
 
 import json
@@ -62,7 +62,7 @@ class RunFolder:
         try:
             config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))["config"]
         except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.path / 'config.yaml'} cannot be read: {error}; restore it or start anew.") from error
+            raise StoreError(f"{self.path}/config.yaml cannot be read: {error}; restore it or start anew.") from error
         return config
 
     # -- metrics ---------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def _trajectory(row: Sequence[object]) -> Trajectory:
         seed=int(values["seed"]),  # type: ignore[call-overload]
         goal=str(values["goal"]),
         turns=[Turn(**turn) for turn in json.loads(str(values["turns"]))],
-        token_ids=_numbers("i", values["token_ids"]),
+        token_ids=[int(number) for number in _numbers("i", values["token_ids"])],
         action_mask=list(values["action_mask"]),  # type: ignore[call-overload]
         logprobs=_numbers("f", values["logprobs"]),
         entropies=_numbers("f", values["entropies"]),
@@ -196,7 +196,7 @@ def _trajectory(row: Sequence[object]) -> Trajectory:
     )
 
 
-def _numbers(kind: str, blob: object) -> list[float] | list[int]:
+def _numbers(kind: str, blob: object) -> list[float]:
     numbers = array(kind)
     numbers.frombytes(bytes(blob))  # type: ignore[call-overload]
-    return numbers.tolist()
+    return list(numbers)

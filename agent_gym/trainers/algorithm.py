@@ -44,7 +44,9 @@ class Progress:
 class LossTerm(Protocol):
     """One summand of the loss."""
 
-    needs_entropy_gradient: bool
+    @property
+    def needs_entropy_gradient(self) -> bool:
+        """Whether the term differentiates the entropy."""
 
     def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
         """Return losses (B, T) of a micro-batch, coefficient included.

@@ -1,6 +1,7 @@
 """Where a run's model comes from: a checkpoint, a folder, the hub, or made on the spot."""
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,28 @@ from agent_gym.engines.tiny import TinySize, make_model, train_tokenizer
 from agent_gym.errors import ConfigError
 from agent_gym.registry import make
 from agent_gym.rollout.actions import syntax
+from agent_gym.rollout.chat import TemplateChat
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.store.run import RunFolder
 
 _CORPUS_EPISODES = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What acts: a model, its tokenizer, and the chat between it and an environment."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    chat: TemplateChat
+
+
+def load_policy(config: TrainConfig, run: RunFolder | None = None) -> Policy:
+    """Return the policy of the run's last checkpoint, or the one that a new run starts with."""
+    steps = run.checkpoints() if run else []
+    checkpoint = run.checkpoint_path(steps[-1]) if run and steps else None
+    model, tokenizer = make_policy(config, checkpoint)
+    return Policy(model, tokenizer, TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt))
 
 
 def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> tuple[PreTrainedModel, Any]:

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
 from agent_gym.config import TrainConfig, as_dict
 from agent_gym.engines.base import Sampling
@@ -25,8 +24,7 @@ from agent_gym.env import Task, TextEnv
 from agent_gym.errors import ConfigError, StoreError, TrainingError
 from agent_gym.registry import make
 from agent_gym.rollout.actions import syntax
-from agent_gym.rollout.chat import TemplateChat
-from agent_gym.rollout.collect import Collector, Job, OnEpisode
+from agent_gym.rollout.collect import Collector, Job
 from agent_gym.rollout.episode import EpisodeSettings
 from agent_gym.rollout.score import Score, score
 from agent_gym.rollout.seeds import derive_seed
@@ -35,7 +33,7 @@ from agent_gym.store.run import RunFolder
 from agent_gym.store.trajectories import TrajectoryStore
 from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.batch import make_batch
-from agent_gym.trainers.policy import make_policy
+from agent_gym.trainers.policy import Policy, load_policy
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.update import Updater, UpdateSettings
 from agent_gym.trainers.warmstart import CloneSettings, DemonstrationSettings, clone, demonstrations
@@ -124,23 +122,6 @@ def _existing(config: TrainConfig, path: Path) -> RunFolder | None:
     return run
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What acts: a model, its tokenizer, and the chat between it and an environment."""
-
-    model: PreTrainedModel
-    tokenizer: Any
-    chat: TemplateChat
-
-
-def load_policy(config: TrainConfig, run: RunFolder | None = None) -> Policy:
-    """Return the policy of the run's last checkpoint, or the one that a new run starts with."""
-    steps = run.checkpoints() if run else []
-    checkpoint = run.checkpoint_path(steps[-1]) if run and steps else None
-    model, tokenizer = make_policy(config, checkpoint)
-    return Policy(model, tokenizer, TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt))
-
-
 def _check(config: TrainConfig) -> None:
     """Find what is wrong before a folder is made or a model is loaded."""
     make_algorithm(config.algorithm.name, config.algorithm.options)
@@ -206,8 +187,10 @@ class Trainer:
             return
         started = time.perf_counter()
         self.listener.stage("demonstrations", section.episodes)
-        env = self._make_env(None)
-        settings = DemonstrationSettings(section.episodes, section.mistakes, section.clone_mistakes)
+        env = make(self.config.env.id, **{**self.config.env.options, **section.env_options})
+        settings = DemonstrationSettings(
+            section.episodes, section.mistakes, tuple(section.distractions), section.distracted
+        )
         parsed = syntax(self.config.rollout.syntax)
         played = []
         seed = derive_seed(self.config.seed, "warm start")
@@ -409,7 +392,7 @@ class Trainer:
             yield
         except KeyboardInterrupt:
             raise StoreError(
-                f"Interrupted after {max(self.step, 0)} steps; go on with --resume (the run is in {self.run_folder.path})."
+                f"Interrupted after {max(self.step, 0)} steps; go on with --resume (run folder {self.run_folder.path})."
             ) from None
 
 

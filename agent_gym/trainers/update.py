@@ -176,4 +176,3 @@ class Updater:
         done = progress.step / max(progress.total_steps, 1)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * (1 - (1 - final) * done)
-

@@ -49,11 +49,12 @@ class DemonstrationSettings:
     count: int = 1000
     """Episodes to play."""
     mistakes: float = 0.0
-    """Share of turns that are spent on an action that does not work. From the turn after it, the clone learns to go on
-    when it has erred itself."""
-    clone_mistakes: bool = False
-    """Clone the mistakes too, as one does with the records of a clumsy demonstrator; what the clone then knows is more
-    than what it does, and reinforcement learning has something to correct."""
+    """Share of turns that are spent on an action that does not work. It is not cloned; from the turn after it, the
+    clone learns to go on when it has erred itself."""
+    distractions: tuple[str, ...] = ()
+    """Actions that a demonstrator in no hurry puts in, such as looking around; they are cloned."""
+    distracted: float = 0.0
+    """Share of turns that go to distractions."""
     keep_failures: bool = False
     """Also clone episodes that the demonstrator did not solve."""
 
@@ -113,12 +114,11 @@ class _Player:
         trajectory.append_context(self.chat.begin(shown(self.episode, observation, info, first=True)))
         action = next(policy, None)
         while action is not None:
-            mistake = self._mistake(rng)
-            cloned = mistake is None or self.settings.clone_mistakes
-            observation = self._turn(trajectory, observation, mistake or action, cloned=cloned)
+            detour, cloned = self._detour(rng)
+            observation = self._turn(trajectory, observation, detour or action, cloned=cloned)
             if trajectory.terminated or trajectory.truncated:
                 break
-            if mistake is None:
+            if detour is None:
                 self._remember(action, rng)
                 try:
                     action = policy.send(observation)
@@ -145,6 +145,13 @@ class _Player:
             text = shown(self.episode, observation, info, first=False)
             trajectory.append_context(self.chat.extend(text, ended=True))
         return observation
+
+    def _detour(self, rng: random.Random) -> tuple[str | None, bool]:
+        """Return what is done before the demonstrator goes on, if anything, and whether this turn is cloned."""
+        if self.settings.distractions and rng.random() < self.settings.distracted:
+            return rng.choice(self.settings.distractions), True
+        mistake = self._mistake(rng)
+        return mistake, mistake is None
 
     def _mistake(self, rng: random.Random) -> str | None:
         """Return an action of some other episode that does not work here, sometimes."""
@@ -216,7 +223,7 @@ def clone(
 def _clone_loss(scorer: torch.nn.Module, batch: Batch, read: Tensor | None, observation_weight: float) -> Tensor:
     """Return the mean negative log-probability of what the agent wrote, plus the weighted one of what it read."""
     logprobs, _ = scorer(batch.input_ids, batch.mask if read is None else batch.mask + read)
-    loss = -(logprobs * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+    loss: Tensor = -(logprobs * batch.mask).sum() / batch.mask.sum().clamp(min=1)
     if read is not None:
         loss = loss - observation_weight * (logprobs * read).sum() / read.sum()
     return loss
@@ -232,9 +239,7 @@ def _read_mask(trajectories: Sequence[Trajectory], batch: Batch) -> Tensor:
     return read
 
 
-def _similar_batches(
-    trajectories: Sequence[Trajectory], size: int, rng: random.Random
-) -> list[list[Trajectory]]:
+def _similar_batches(trajectories: Sequence[Trajectory], size: int, rng: random.Random) -> list[list[Trajectory]]:
     """Shuffle, then group trajectories of similar length so that little is padding, then shuffle the batches."""
     shuffled = list(trajectories)
     rng.shuffle(shuffled)

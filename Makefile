@@ -1,0 +1,38 @@
+# make demo   set up, then train an agent on household tasks (about ten minutes on two cores)
+# make test   set up, then run the whole test suite
+# make check  set up, then lint, types and tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The set-up is done again only when what it depends on has changed.
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint check clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("agent_gym needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+# torch comes first and by its exact version: any other order may bring a build of several gigabytes.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/agent-gym train --config examples/household.yaml --name demo --resume
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

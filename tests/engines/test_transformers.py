@@ -1,0 +1,450 @@
+"""The engine: the same tokens alone and in company, with and without kept keys and values, and after any accident."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from helpers import run, small_gpt2, small_llama, small_qwen3
+
+from agent_gym.engines.base import Completion, Sampling, Session
+from agent_gym.engines.runners import SequentialRunner, SlotRunner
+from agent_gym.engines.transformers import TransformersEngine
+from agent_gym.errors import EngineError
+
+PROMPT = [5, 9, 2, 33, 21]
+
+
+def make(model: Any = None, **values: Any) -> TransformersEngine:
+    """Make an engine that never stops by itself."""
+    return TransformersEngine(model or small_llama(), **{"stop_token_ids": [], **values})
+
+
+def ask(engine: TransformersEngine, prompt: list[int], session: Session | None = None, **values: Any) -> Completion:
+    completion: Completion = run(engine.generate(prompt, Sampling(**{"max_tokens": 8, **values}), session))
+    return completion
+
+
+def ask_all(engine: TransformersEngine, prompts: list[list[int]], **values: Any) -> list[Completion]:
+    """Ask for all at once; each with its own seed."""
+
+    async def gather() -> list[Completion]:
+        return list(
+            await asyncio.gather(
+                *(
+                    engine.generate(prompt, Sampling(**{"max_tokens": 8, "seed": number, **values}))
+                    for number, prompt in enumerate(prompts)
+                )
+            )
+        )
+
+    done: list[Completion] = run(gather())
+    return done
+
+
+@torch.no_grad()
+def expected(model: Any, prompt: list[int], completion: Completion) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probabilities and entropies of the completion's tokens from one plain forward pass."""
+    ids = torch.tensor([prompt + completion.token_ids])
+    logprobs = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    entropies = -(logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(1, ids[0, len(prompt) :].unsqueeze(1)).squeeze(1), entropies
+
+
+def assert_numbers_are_the_models(model: Any, prompt: list[int], completion: Completion) -> None:
+    logprobs, entropies = expected(model, prompt, completion)
+    torch.testing.assert_close(torch.tensor(completion.logprobs), logprobs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.tensor(completion.entropies), entropies, atol=1e-4, rtol=1e-4)
+
+
+@contextmanager
+def broken(model: Any) -> Iterator[None]:
+    """Let the model's forward pass fail inside the block."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    hook = model.model.layers[1].register_forward_pre_hook(fail)
+    yield
+    hook.remove()
+
+
+# -- what is sampled ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("build", [small_llama, small_qwen3, small_gpt2])
+def test_recorded_numbers_are_those_of_the_plain_model(build: Callable[[], Any], packed: bool) -> None:
+    model = build()
+    engine = make(model, packed=packed)
+    prompts = [[number + 2] * (number + 1) for number in range(6)]
+    for prompt, completion in zip(prompts, ask_all(engine, prompts), strict=True):
+        assert len(completion.token_ids) == 8 and completion.finish_reason == "length" and completion.exact_entropy
+        assert_numbers_are_the_models(model, prompt, completion)
+
+
+def test_dropout_is_off_even_where_a_trainer_left_the_model_in_training_mode() -> None:
+    model = small_gpt2(dropout=0.5)
+    engine = make(model)
+    model.train()
+    completion = ask(engine, PROMPT)
+    assert_numbers_are_the_models(model.eval(), PROMPT, completion)
+
+
+def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch_of_20() -> None:
+    prompts = [[(7 * number + i) % 60 + 2 for i in range(1 + number % 5)] for number in range(20)]
+    together = ask_all(make(), prompts)
+    few_at_a_time = ask_all(make(max_batch=3), prompts)
+    for number, prompt in enumerate(prompts):
+        alone = ask(make(), prompt, seed=number)
+        assert alone.token_ids == together[number].token_ids == few_at_a_time[number].token_ids
+        assert alone.logprobs == pytest.approx(together[number].logprobs, abs=1e-4)
+
+
+def test_another_seed_gives_other_tokens() -> None:
+    engine = make()
+    assert len({tuple(ask(engine, PROMPT, seed=seed).token_ids) for seed in range(20)}) == 20
+
+
+@torch.no_grad()
+def test_greedy_is_the_models_own_and_top_k_of_1_is_greedy() -> None:
+    model = small_llama()
+    engine = make(model)
+    greedy = ask(engine, PROMPT, temperature=0.0)
+    own = model.generate(
+        torch.tensor([PROMPT]), do_sample=False, max_new_tokens=8, min_new_tokens=8, eos_token_id=None, pad_token_id=0
+    )
+    assert greedy.token_ids == own[0, len(PROMPT) :].tolist()
+    top = ask(engine, PROMPT, top_k=1, seed=4)
+    assert top.token_ids == greedy.token_ids == ask(engine, PROMPT, top_p=1e-6, seed=5).token_ids
+    assert top.logprobs == pytest.approx(greedy.logprobs, abs=1e-5)
+    assert_numbers_are_the_models(model, PROMPT, greedy)
+
+
+@torch.no_grad()
+def test_top_p_draws_only_from_the_nucleus() -> None:
+    model = small_llama()
+    probabilities = model(input_ids=torch.tensor([PROMPT])).logits[0, -1].softmax(-1)
+    ordered, order = probabilities.sort(descending=True)
+    nucleus = set(order[: int((ordered.cumsum(0) < 0.3).sum()) + 1].tolist())
+    firsts = {done.token_ids[0] for done in ask_all(make(model), [PROMPT] * 200, top_p=0.3, max_tokens=1)}
+    assert firsts <= nucleus and len(firsts) > 1
+
+
+def test_settings_of_one_request_do_not_touch_another() -> None:
+    async def mixed(engine: TransformersEngine) -> list[Completion]:
+        greedy = Sampling(8, temperature=0.0)
+        settings = (greedy, Sampling(8, top_k=2, seed=1), Sampling(3, seed=2), Sampling(8, seed=3))
+        return list(await asyncio.gather(*(engine.generate(PROMPT, each) for each in settings)))
+
+    engine = make()
+    greedy, _, short, plain = run(mixed(engine))
+    assert greedy.token_ids == ask(engine, PROMPT, temperature=0.0).token_ids
+    assert short.token_ids == ask(engine, PROMPT, max_tokens=3, seed=2).token_ids
+    assert plain.token_ids == ask(engine, PROMPT, seed=3).token_ids
+
+
+# -- when it stops -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_token_ends_the_answer_and_is_kept() -> None:
+    engine = make()
+    whole = ask(engine, PROMPT, max_tokens=20, seed=1).token_ids
+    stop = whole[6]
+    cut = ask(engine, PROMPT, max_tokens=20, seed=1, stop_token_ids=(stop,))
+    assert cut.token_ids == whole[: whole.index(stop) + 1] and cut.finish_reason == "stop"
+    always = ask(make(stop_token_ids=[stop]), PROMPT, max_tokens=20, seed=1)
+    assert always.token_ids == cut.token_ids
+
+
+def test_the_models_end_tokens_are_the_default() -> None:
+    assert TransformersEngine(small_llama()).stop_token_ids == {1}
+    model = small_llama()
+    model.generation_config.eos_token_id = [1, 7]
+    assert TransformersEngine(model).stop_token_ids == {1, 7}
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    assert TransformersEngine(model).stop_token_ids == frozenset()
+
+
+def test_a_stop_string_ends_the_answer_with_its_last_token(tokenizer: Any, model: Any) -> None:
+    engine = make(model, tokenizer=tokenizer)
+    prompt = tokenizer.encode("say apple")
+    whole = ask(engine, prompt, max_tokens=30, seed=3)
+    pieces = [tokenizer.decode(whole.token_ids[:count]) for count in range(1, 31)]
+    stop = pieces[9][-3:]
+    cut = ask(engine, prompt, max_tokens=30, seed=3, stop=("never this", stop))
+    first = next(count for count, piece in enumerate(pieces, 1) if stop in piece)
+    assert cut.token_ids == whole.token_ids[:first] and cut.finish_reason == "stop" and first > 1
+
+
+def test_max_tokens_ends_the_answer() -> None:
+    for count in (1, 2, 9):
+        done = ask(make(), PROMPT, max_tokens=count)
+        assert len(done.token_ids) == len(done.logprobs) == len(done.entropies) == count
+        assert done.finish_reason == "length"
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+def talk(engine: TransformersEngine, session: Session | None, start: list[int], turns: int, seed: int = 0) -> list[int]:
+    """Take turns of 4 tokens, each followed by 3 tokens of context; return all tokens."""
+    ids = list(start)
+    for turn in range(turns):
+        ids += ask(engine, ids, session, max_tokens=4, seed=100 * seed + turn).token_ids
+        ids += [(turn + i) % 60 + 2 for i in range(3)]
+    return ids
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_keys_and_values_kept_over_turns_change_nothing(packed: bool) -> None:
+    engine = make(packed=packed)
+    assert talk(engine, engine.session(), PROMPT, 6) == talk(engine, None, PROMPT, 6)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_session_reads_only_what_is_new(packed: bool) -> None:
+    model = small_llama()
+    engine = make(model, packed=packed)
+    session = engine.session()
+    ids = talk(engine, session, PROMPT, 2)
+    widths: list[int] = []
+    model.register_forward_pre_hook(lambda m, a, k: widths.append(k["input_ids"].shape[1]), with_kwargs=True)
+    ask(engine, ids, session, max_tokens=3)
+    assert widths == [4, 1, 1]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_forked_session_and_its_parent_go_their_own_ways(packed: bool) -> None:
+    engine = make(packed=packed)
+    parent = engine.session()
+    prefix = talk(engine, parent, PROMPT, 2)
+    child = parent.fork()
+    last = child.fork()
+    for seed, session in ((1, child), (2, parent), (3, last.fork()), (4, last)):
+        if session is last:
+            parent.close()
+        assert talk(engine, session, prefix, 3, seed) == talk(engine, None, prefix, 3, seed)
+
+
+def test_a_fork_of_a_fresh_session_is_fresh() -> None:
+    engine = make()
+    assert talk(engine, engine.session().fork(), PROMPT, 2) == talk(engine, None, PROMPT, 2)
+
+
+def test_sessions_opened_and_closed_in_odd_orders_leave_the_others_right() -> None:
+    engine = make()
+    starts = [[number + 2, number + 3, number + 4] for number in range(7)]
+    sessions = [engine.session() for _ in starts]
+
+    async def turns(which: list[int], ids: dict[int, list[int]]) -> None:
+        requests = [engine.generate(ids[n], Sampling(4, seed=len(ids[n]) + n), sessions[n]) for n in which]
+        for number, done in zip(which, await asyncio.gather(*requests), strict=True):
+            ids[number] += [*done.token_ids, 9]
+
+    ids = {number: list(start) for number, start in enumerate(starts)}
+    for which, closed in (([0, 1, 2, 3], [1]), ([3, 0, 2], [0]), ([2, 4, 5, 6, 3], [6, 2]), ([5, 3, 4], [])):
+        run(turns(which, ids))
+        for number in closed:
+            sessions[number].close()
+            sessions[number].close()
+    for number in (3, 4, 5):
+        alone = list(starts[number])
+        while len(alone) < len(ids[number]):
+            alone += [*ask(make(), alone, max_tokens=4, seed=len(alone) + number).token_ids, 9]
+        assert alone == ids[number]
+    assert isinstance(engine._runner, SlotRunner)
+    assert sorted(slot.index for slot in engine._runner._slots) == [0, 1, 2]
+
+
+def test_requests_without_a_session_leave_nothing_behind() -> None:
+    engine = make()
+    ask_all(engine, [PROMPT, [3], PROMPT, [4, 4]])
+    assert not engine._sessions and not engine._runner._slots  # type: ignore[union-attr]
+
+
+def test_members_of_a_group_share_the_reading_of_their_prompt_and_nothing_else() -> None:
+    model = small_llama()
+    widths: list[int] = []
+    engine = make(model)
+    model.register_forward_pre_hook(lambda m, a, k: widths.append(k["input_ids"].shape[1]), with_kwargs=True)
+    group = ask_all(engine, [PROMPT] * 8)
+    assert widths == [len(PROMPT)] + [8] * 7
+    assert len({tuple(done.token_ids) for done in group}) == 8
+    for seed, done in enumerate(group):
+        assert done.token_ids == ask(make(), PROMPT, seed=seed).token_ids
+        assert_numbers_are_the_models(model, PROMPT, done)
+
+
+# -- accidents ---------------------------------------------------------------------------------------------------------
+
+
+def test_requests_that_cannot_be_served_are_refused_at_once() -> None:
+    engine = make()
+    for prompt, sampling, sentence in (
+        ([], Sampling(), "empty prompt"),
+        ([3] * 510, Sampling(3), "exceed the model's context of 512"),
+        ([3], Sampling(stop=("x",)), "need a tokenizer"),
+    ):
+        with pytest.raises(EngineError, match=sentence):
+            run(engine.generate(prompt, sampling))
+    assert len(ask(engine, [3] * 510, max_tokens=2).token_ids) == 2
+    session = engine.session()
+    done = ask(engine, PROMPT, session)
+    with pytest.raises(EngineError, match="did not grow"):
+        ask(engine, [*PROMPT, *done.token_ids][:-1], session)
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        ask(engine, PROMPT, session)
+    with pytest.raises(EngineError, match="max_batch"):
+        make(max_batch=0)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_error_of_the_forward_pass_reaches_all_who_wait_and_the_engine_goes_on(packed: bool) -> None:
+    model = small_llama()
+    engine = make(model, max_batch=2, packed=packed)
+    session = engine.session()
+    ids = talk(engine, session, PROMPT, 2)
+
+    async def gather() -> list[Any]:
+        requests = [engine.generate(PROMPT, Sampling(4)) for _ in range(4)]
+        return await asyncio.gather(engine.generate(ids, Sampling(4), session), *requests, return_exceptions=True)
+
+    with broken(model):
+        failures = run(gather())
+    assert len(failures) == 5
+    for failure in failures:
+        assert isinstance(failure, EngineError) and "out of memory" in str(failure)
+        assert isinstance(failure.__cause__, RuntimeError)
+    assert engine._sessions == {session}
+    assert talk(engine, session, ids, 2) == talk(engine, None, ids, 2)
+    session.close()
+    if packed:
+        assert not engine._runner._slots  # type: ignore[union-attr]
+
+
+def test_a_cancelled_request_is_forgotten_and_those_behind_it_are_served() -> None:
+    async def scene(engine: TransformersEngine) -> Completion:
+        first = asyncio.ensure_future(engine.generate(PROMPT, Sampling(400)))
+        waiting = asyncio.ensure_future(engine.generate(PROMPT, Sampling(4, seed=1)))
+        last = asyncio.ensure_future(engine.generate(PROMPT, Sampling(4, seed=2)))
+        for _ in range(6):
+            await asyncio.sleep(0)
+        first.cancel()
+        waiting.cancel()
+        done = await asyncio.wait_for(last, 20)
+        assert first.cancelled() and waiting.cancelled()
+        return done
+
+    engine = make(max_batch=1)
+    assert run(scene(engine)).token_ids == ask(make(), PROMPT, max_tokens=4, seed=2).token_ids
+    assert not engine._sessions and engine.generated_tokens < 20
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_session_can_be_used_again_after_a_cancelled_request(packed: bool) -> None:
+    engine = make(packed=packed)
+    session = engine.session()
+    ids = talk(engine, session, PROMPT, 1)
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(engine.generate(ids, Sampling(400), session))
+        for _ in range(6):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, engine.generate([3], Sampling(1)), return_exceptions=True)
+
+    run(cancelled())
+    assert talk(engine, session, ids, 2) == talk(engine, None, ids, 2)
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_sync_brings_new_weights_and_drops_what_the_old_ones_made(packed: bool) -> None:
+    engine = make(packed=packed)
+    session = engine.session()
+    ids = talk(engine, session, PROMPT, 2)
+    other = small_llama(seed=1)
+    run(engine.sync(other.state_dict()))
+    done = ask(engine, ids, session)
+    assert done.engine_version == engine.version == 1
+    assert done.token_ids == ask(make(other, packed=packed), ids).token_ids
+    assert_numbers_are_the_models(other, ids, done)
+
+
+def test_sync_while_requests_run_lets_them_go_on_under_the_new_weights() -> None:
+    engine, other = make(), small_llama(seed=1)
+
+    async def scene() -> Completion:
+        task = asyncio.ensure_future(engine.generate(PROMPT, Sampling(12)))
+        while engine.generated_tokens < 5:
+            await asyncio.sleep(0)
+        await engine.sync(other.state_dict())
+        return await task
+
+    done = run(scene())
+    old, _ = expected(small_llama(), PROMPT, done)
+    new, _ = expected(other, PROMPT, done)
+    torch.testing.assert_close(torch.tensor(done.logprobs), torch.cat([old[:5], new[5:]]), atol=1e-4, rtol=1e-4)
+
+
+def test_sync_without_a_state_means_that_the_weights_are_shared() -> None:
+    model = small_llama()
+    engine = make(model)
+    session = engine.session()
+    ids = talk(engine, session, PROMPT, 1)
+    model.load_state_dict(small_llama(seed=1).state_dict())
+    run(engine.sync())
+    assert_numbers_are_the_models(model, ids, ask(engine, ids, session))
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(EngineError, match="do not fit"):
+        run(make().sync({"nonsense": torch.zeros(1)}))
+
+
+# -- choosing how to run -----------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_cannot_be_packed_runs_row_by_row_and_insisting_is_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+    )
+    model = MistralForCausalLM(config).eval()
+    engine = make(model)
+    assert isinstance(engine._runner, SequentialRunner) and "one row at a time" in caplog.text
+    session = engine.session()
+    ids = talk(engine, session, PROMPT, 2)
+    done = ask(engine, ids, session)
+    assert_numbers_are_the_models(model, ids, done)
+    with pytest.raises(EngineError, match="cannot run packed"):
+        make(model, packed=True)
+
+
+def test_an_engine_serves_one_event_loop_after_another() -> None:
+    engine = make()
+    session = engine.session()
+
+    async def left_in_the_middle() -> None:
+        task = asyncio.ensure_future(engine.generate(PROMPT, Sampling(400), session))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not task.done()
+
+    run(left_in_the_middle())
+    assert ask(engine, PROMPT, seed=3).token_ids == ask(make(), PROMPT, seed=3).token_ids

@@ -1,0 +1,54 @@
+"""A model that begins from random weights learns to say the word that it is shown."""
+
+import statistics
+from typing import Any
+
+from helpers import WORDS, WordEnv, run, small_llama
+
+from agent_gym.engines.base import Sampling
+from agent_gym.engines.transformers import TransformersEngine
+from agent_gym.rollout.chat import TemplateChat
+from agent_gym.rollout.collect import Collector
+from agent_gym.rollout.episode import EpisodeSettings
+from agent_gym.trainers.algorithm import Progress
+from agent_gym.trainers.batch import make_batch
+from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.update import Updater, UpdateSettings
+from agent_gym.trainers.warmstart import CloneSettings, clone
+from agent_gym.trajectory import Trajectory
+
+STEPS = 40
+
+
+def any_word(chat: TemplateChat) -> list[Trajectory]:
+    """Return demonstrations of answering with some word, right or wrong alike."""
+    made = []
+    for shown in WORDS:
+        for said in WORDS:
+            trajectory = Trajectory(shown)
+            trajectory.append_context(chat.begin(f"say {shown}"))
+            answer = chat.answer(said)
+            trajectory.append_action(answer, [0.0] * len(answer), [0.0] * len(answer))
+            made.append(trajectory)
+    return made
+
+
+def test_grpo_learns_the_identity_from_chance(tokenizer: Any) -> None:
+    chat, model = TemplateChat(tokenizer), small_llama(len(tokenizer))
+    clone(model, any_word(chat), CloneSettings(epochs=100, batch_size=16, learning_rate=1e-2, warmup_steps=5), seed=0)
+    engine = TransformersEngine(model, tokenizer)
+    collector = Collector(WordEnv, engine, chat, EpisodeSettings(Sampling(max_tokens=4)), concurrency=64)
+    algorithm = grpo(group_size=8)
+    updater = Updater(model, UpdateSettings(learning_rate=3e-3, updates_per_step=2))
+    rewards = []
+    for step in range(STEPS):
+        groups = run(algorithm.rollout.collect(collector, [*WORDS] * 2, seed=step, prefix="", on_episode=None))
+        members = [(number, member) for number, group in enumerate(groups) for member in group.valid]
+        shaped = [reward for group in groups for reward in algorithm.shape_rewards(group)]
+        batch = make_batch([member for _, member in members], shaped, [number for number, _ in members])
+        algorithm.fill(batch)
+        rewards.append(statistics.fmean(shaped))
+        updater.step(batch, algorithm, Progress(step, STEPS), seed=0)
+        run(engine.sync())
+    assert statistics.fmean(rewards[:2]) < 0.4
+    assert statistics.fmean(rewards[-5:]) > 0.9

@@ -1,0 +1,80 @@
+"""The GRPO preset and its pieces."""
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+import torch
+from helpers import small_llama, trajectory
+
+from agent_gym.trainers import advantages, policy_loss
+from agent_gym.trainers.algorithm import IndependentRollouts, Progress
+from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.grpo import ClippedPolicyLoss, EntropyBonus, GroupAdvantage, grpo
+from agent_gym.trainers.policy_loss import Aggregation
+from agent_gym.trainers.update import Updater, UpdateSettings
+
+START = Progress(0, 10)
+
+
+def batch() -> Batch:
+    made = [trajectory(3 + number, 2, seed=number) for number in range(6)]
+    return make_batch(made, [1, 0, 0, 0.5, 0.5, 2], [0, 0, 0, 1, 1, 1])
+
+
+def test_every_token_that_was_generated_gets_its_rows_advantage() -> None:
+    rows = batch()
+    grpo().fill(rows)
+    expected = advantages.grpo(rows.rewards, rows.groups)
+    assert torch.equal(rows.advantages, expected.unsqueeze(1) * rows.mask)
+    grpo(normalize_std=False).fill(rows)
+    assert float(rows.advantages[0].max()) == pytest.approx(2 / 3)
+
+
+def test_the_loss_is_policy_loss_clipped_with_the_presets_numbers() -> None:
+    rows = batch()
+    grpo().fill(rows)
+    logprobs = rows.old_logprobs + 0.5 * torch.randn(rows.mask.shape, generator=torch.Generator().manual_seed(0))
+    numbers = {"clip_low": 0.1, "clip_high": 0.28, "dual_clip": 2.0}
+    [term] = grpo(**numbers).losses
+    arguments = (logprobs, rows.old_logprobs, rows.advantages, rows.mask)
+    assert torch.equal(term(rows, logprobs, logprobs, START), policy_loss.clipped(*arguments, **numbers))
+    metrics, expected = term.metrics(rows, logprobs, logprobs), policy_loss.clip_metrics(*arguments, **numbers)
+    assert metrics.keys() == expected.keys() and all(torch.equal(metrics[key], expected[key]) for key in metrics)
+
+
+def test_the_entropy_bonus_is_minus_its_coefficient_times_the_entropy() -> None:
+    entropy = torch.rand(2, 3)
+    assert torch.equal(EntropyBonus(0.5)(batch(), entropy, entropy, START), -0.5 * entropy)
+    assert grpo(entropy_coefficient=0.1).needs_entropy_gradient and not grpo().needs_entropy_gradient
+
+
+def test_the_preset_carries_its_settings() -> None:
+    algorithm = grpo(group_size=5, aggregation="seq-mean-token-sum-norm", loss_scale=64.0)
+    assert algorithm.rollout == IndependentRollouts(5)
+    assert (algorithm.name, algorithm.aggregation, algorithm.loss_scale) == ("grpo", "seq-mean-token-sum-norm", 64.0)
+    assert algorithm.losses == (ClippedPolicyLoss(),) and algorithm.advantages == (GroupAdvantage(),)
+
+
+def after_one_step(algorithm: Any, rows: Batch) -> dict[str, torch.Tensor]:
+    model = small_llama()
+    algorithm.fill(rows)
+    Updater(model, UpdateSettings(learning_rate=1e-3)).step(rows, algorithm, START, seed=0)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("mode", get_args(Aggregation))
+def test_identity_settings_give_the_base_bit_for_bit(mode: Aggregation) -> None:
+    base = grpo(aggregation=mode)
+    identities = [
+        grpo(aggregation=mode, entropy_coefficient=0.0),
+        replace(base, weights=(lambda rows: torch.ones_like(rows.mask),)),
+        replace(base, advantages=(*base.advantages, lambda rows, so_far: so_far)),
+        replace(base, rewards=(lambda group, rewards: rewards,)),
+    ]
+    expected = after_one_step(base, batch())
+    for algorithm in identities:
+        weights = after_one_step(algorithm, batch())
+        assert all(torch.equal(weights[key], value) for key, value in expected.items())
+    other = after_one_step(replace(base, weights=(lambda rows: rows.mask * torch.rand_like(rows.mask),)), batch())
+    assert any(not torch.equal(other[key], value) for key, value in expected.items())

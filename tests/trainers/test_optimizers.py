@@ -1,0 +1,74 @@
+"""Optimisers by name: which parameters go where, and that their state can be saved."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from helpers import small_gpt2, small_llama
+
+from agent_gym.errors import UnknownIdError
+from agent_gym.trainers.optimizers import MuonAndAdamW, make_optimizer
+
+
+def train(model: Any, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        ids = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_resumed_optimizer_goes_on_bit_for_bit(name: Any) -> None:
+    model = small_llama()
+    optimizer = make_optimizer(name, model, learning_rate=1e-2, weight_decay=0.01)
+    train(model, optimizer, range(3))
+    twin, state = copy.deepcopy(model), copy.deepcopy(optimizer.state_dict())
+    train(model, optimizer, range(3, 6))
+    resumed = make_optimizer(name, twin, learning_rate=1e-2, weight_decay=0.01)
+    resumed.load_state_dict(state)
+    train(twin, resumed, range(3, 6))
+    for one, two in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_learning_rate_can_be_set_through_param_groups_even_after_loading(name: Any) -> None:
+    model = small_llama()
+    optimizer = make_optimizer(name, model, learning_rate=1e-2)
+    train(model, optimizer, range(1))
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    before = copy.deepcopy(model.state_dict())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    train(model, optimizer, range(1, 2))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [small_llama, small_gpt2])
+def test_muon_gets_the_matrices_of_the_layers_and_adamw_everything_else(make: Any) -> None:
+    model = make()
+    optimizer = make_optimizer("muon", model, learning_rate=1e-2)
+    assert isinstance(optimizer, MuonAndAdamW)
+    matrices, others = ([id(p) for group in [part] for p in group["params"]] for part in optimizer.param_groups)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all("layers." in names[i] or ".h." in names[i] for i in matrices) and len(matrices) >= 8
+    assert {model.get_input_embeddings().weight.shape} <= {p.shape for p in optimizer.param_groups[1]["params"]}
+    assert set(matrices).isdisjoint(others) and len(matrices) + len(others) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_frozen_parameters_are_left_alone_and_the_others_move(name: Any) -> None:
+    model = small_llama()
+    frozen = model.model.layers[0].self_attn.q_proj.weight
+    frozen.requires_grad_(False)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    train(model, make_optimizer(name, model, learning_rate=1e-2), range(1))
+    still = [key for key, value in model.named_parameters() if torch.equal(before[key], value)]
+    assert still == ["model.layers.0.self_attn.q_proj.weight"]
+
+
+def test_an_unknown_optimizer_is_named() -> None:
+    with pytest.raises(UnknownIdError, match="did you mean 'adamw'"):
+        make_optimizer("adam", small_llama(), learning_rate=1.0)  # type: ignore[arg-type]
