@@ -292,6 +292,8 @@ class TextEnv(gymnasium.Env[str, str]):
 
     def _choose(self, task_id: str | None) -> Task:
         tasks = self.tasks(self.split)
+        if task_id is None and not tasks:
+            raise UnknownIdError(f"The split {self.split!r} has no tasks: choose another split.")
         if task_id is None:
             return tasks[int(self.np_random.integers(len(tasks)))]
         return self.find_task(task_id)

@@ -10,8 +10,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from helpers import WORDS, CountEnv, WordEnv
 
-from agent_gym.env import INFO_KEYS, AnyText, Info
-from agent_gym.errors import EpisodeEnded, UnknownIdError
+from agent_gym.env import INFO_KEYS, AnyText, Info, Task, TextEnv
+from agent_gym.errors import EpisodeEnded, ForkDiverged, UnknownIdError
 
 
 def lazy_info() -> tuple[Info, list[str]]:
@@ -258,3 +258,68 @@ def test_any_text_holds_every_string_up_to_its_length() -> None:
     space = AnyText(5)
     assert all(text in space for text in ("", " ", "a\nb", "é?!"))
     assert "123456" not in space and 5 not in space
+
+
+class DeepEnv(CountEnv):
+    """Forks as environments do that say nothing about it."""
+
+    def _copy(self) -> "DeepEnv":
+        return TextEnv._copy(self)
+
+
+class ReplayEnv(CountEnv):
+    """Forks as an environment does whose state cannot be copied."""
+
+    def _copy(self) -> "ReplayEnv":
+        return self._replay_on(ReplayEnv(max_turns=self.max_turns))
+
+
+class DriftingEnv(CountEnv):
+    """Is not deterministic: each instance says something else at its second turn."""
+
+    instances = 0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        DriftingEnv.instances += 1
+        self.number = DriftingEnv.instances
+
+    def _said(self) -> str:
+        return f"{super()._said()} {self.number if self.value == 2 else ''}"
+
+    def _copy(self) -> "DriftingEnv":
+        return self._replay_on(DriftingEnv())
+
+
+@pytest.mark.parametrize("kind", [DeepEnv, ReplayEnv])
+def test_a_fork_by_deep_copy_or_by_replay_goes_on_as_its_parent_would(kind: type[CountEnv]) -> None:
+    env = kind(max_turns=6)
+    env.reset(seed=5)
+    env.step("up")
+    env.step("nonsense")
+    child = env.fork()
+    assert (child.turn, child.task) == (env.turn, env.task)
+    grandchild = child.fork()
+    expected = [env.step(action)[0] for action in ("up", "down")]
+    assert [child.step(action)[0] for action in ("up", "down")] == expected
+    assert grandchild.step("stop")[2]
+    assert env.reset()[0] == child.reset()[0]
+
+
+def test_a_replay_that_diverges_names_the_turn() -> None:
+    env = DriftingEnv()
+    env.reset(seed=5)
+    env.step("up")
+    env.fork()
+    env.step("up")
+    with pytest.raises(ForkDiverged, match="at turn 2"):
+        env.fork()
+
+
+def test_a_split_without_tasks_is_said_to_be_empty() -> None:
+    class Empty(CountEnv):
+        def tasks(self, split: str) -> list[Task]:
+            return []
+
+    with pytest.raises(UnknownIdError, match="has no tasks"):
+        Empty().reset(seed=0)

@@ -80,8 +80,9 @@ class Display:
         self._done += 1
         note = self._note(metrics)
         self.bars.update(self._bar, advance=1, note=note)
-        if not self.console.is_terminal and self._stage == "training" and self._done % 5 == 0:
-            self.console.print(f"  step {self._done}/{self._total}  {note}", soft_wrap=True)
+        every = 5 if self._stage == "training" else max(1, self._total // 5)
+        if not self.console.is_terminal and self._done % every == 0:
+            self.console.print(f"  {self._done}/{self._total}  {note}", soft_wrap=True)
 
     def _note(self, metrics: dict[str, Any]) -> str:
         if self._stage == "training":

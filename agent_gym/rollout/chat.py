@@ -4,6 +4,7 @@ Tokens in, tokens out: what the model generated is never decoded and encoded aga
 with place-holders, when the chat is made; after that a turn costs the encoding of its own observation.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -77,16 +78,17 @@ class TemplateChat:
                 "cannot be extended by appending: use a plainer template."
             ) from error
         self._between_after_end = self._without_end_token(self._between)
+        self._special = _any_of([*getattr(tokenizer, "all_special_tokens", []), *_added_tokens(tokenizer)])
         self._encode_cached = lru_cache(maxsize=4096)(self._encode)
 
     def begin(self, observation: str) -> Sequence[int]:
         """See `Chat.begin`."""
-        return self._encode(self._before_first + observation + self._after_first)
+        return self._encode(self._before_first + self._defused(observation) + self._after_first)
 
     def extend(self, observation: str, *, ended: bool) -> Sequence[int]:
         """See `Chat.extend`."""
         between = self._between_after_end if ended else self._between
-        return self._encode_cached(between + observation + self._after_second)
+        return self._encode_cached(between + self._defused(observation) + self._after_second)
 
     def answer(self, text: str) -> Sequence[int]:
         """See `Chat.answer`."""
@@ -112,6 +114,10 @@ class TemplateChat:
     def _encode(self, text: str) -> tuple[int, ...]:
         safe = text.encode("utf-8", "replace").decode("utf-8")
         return tuple(self.tokenizer.encode(safe, add_special_tokens=False))
+
+    def _defused(self, observation: str) -> str:
+        """Break special tokens that an environment (or a page that it shows) writes: they must not end a turn."""
+        return self._special.sub(lambda found: found[0][0] + " " + found[0][1:], observation)
 
     def _without_end_token(self, between: str) -> str:
         """Drop the end token that the template writes after an answer: the model has generated it already."""
@@ -151,3 +157,14 @@ def _cut(text: str, marker: str) -> tuple[str, str]:
     if not found:
         raise ValueError(f"{marker} is not in the rendering")
     return before, after
+
+
+def _any_of(words: list[str]) -> re.Pattern[str]:
+    """Return a pattern that finds any of the words, the longest first; nothing where there are none."""
+    ordered = sorted({word for word in words if word}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) if ordered else r"(?!)")
+
+
+def _added_tokens(tokenizer: Any) -> list[str]:
+    """Return the tokens that were added to the vocabulary as wholes; chat markers are among them."""
+    return [str(token) for token in getattr(tokenizer, "get_added_vocab", dict)()]

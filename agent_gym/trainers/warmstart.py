@@ -114,7 +114,7 @@ class _Player:
         trajectory.append_context(self.chat.begin(shown(self.episode, observation, info, first=True)))
         action = next(policy, None)
         while action is not None:
-            detour, cloned = self._detour(rng)
+            detour, cloned = self._detour(trajectory, rng)
             observation = self._turn(trajectory, observation, detour or action, cloned=cloned)
             if trajectory.terminated or trajectory.truncated:
                 break
@@ -146,18 +146,26 @@ class _Player:
             trajectory.append_context(self.chat.extend(text, ended=True))
         return observation
 
-    def _detour(self, rng: random.Random) -> tuple[str | None, bool]:
+    def _detour(self, trajectory: Trajectory, rng: random.Random) -> tuple[str | None, bool]:
         """Return what is done before the demonstrator goes on, if anything, and whether this turn is cloned."""
         if self.settings.distractions and rng.random() < self.settings.distracted:
             return rng.choice(self.settings.distractions), True
-        mistake = self._mistake(rng)
+        mistake = self._mistake(trajectory, rng)
         return mistake, mistake is None
 
-    def _mistake(self, rng: random.Random) -> str | None:
-        """Return an action of some other episode that does not work here, sometimes."""
-        if not self.heard or rng.random() >= self.settings.mistakes:
+    def _mistake(self, trajectory: Trajectory, rng: random.Random) -> str | None:
+        """Return, sometimes, an action that does not work here.
+
+        Half of them repeat what was done before in this episode, as a clone tends to do; the others come from other
+        episodes.
+        """
+        if rng.random() >= self.settings.mistakes:
             return None
-        action = rng.choice(self.heard)
+        own = [turn.action for turn in trajectory.turns[-3:]]
+        pool = own if own and rng.random() < 0.5 else self.heard
+        if not pool:
+            return None
+        action = rng.choice(pool)
         twin = self.env.fork()
         *_, info = twin.step(action)
         return action if info["invalid_action"] else None

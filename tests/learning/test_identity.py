@@ -17,7 +17,7 @@ from agent_gym.trainers.update import Updater, UpdateSettings
 from agent_gym.trainers.warmstart import CloneSettings, clone
 from agent_gym.trajectory import Trajectory
 
-STEPS = 40
+STEPS = 50
 
 
 def any_word(chat: TemplateChat) -> list[Trajectory]:
@@ -37,9 +37,9 @@ def test_grpo_learns_the_identity_from_chance(tokenizer: Any) -> None:
     chat, model = TemplateChat(tokenizer), small_llama(len(tokenizer))
     clone(model, any_word(chat), CloneSettings(epochs=100, batch_size=16, learning_rate=1e-2, warmup_steps=5), seed=0)
     engine = TransformersEngine(model, tokenizer)
-    collector = Collector(WordEnv, engine, chat, EpisodeSettings(Sampling(max_tokens=4)), concurrency=64)
+    collector = Collector(WordEnv, engine, chat, EpisodeSettings(Sampling(max_tokens=6)), concurrency=64)
     algorithm = grpo(group_size=8)
-    updater = Updater(model, UpdateSettings(learning_rate=3e-3, updates_per_step=2))
+    updater = Updater(model, UpdateSettings(learning_rate=1e-3, updates_per_step=2))
     rewards = []
     for step in range(STEPS):
         groups = run(algorithm.rollout.collect(collector, [*WORDS] * 2, seed=step, prefix="", on_episode=None))

@@ -9,6 +9,7 @@ from helpers import WORDS, CountEnv, WordEnv, run, small_llama
 
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.transformers import TransformersEngine
+from agent_gym.envs.alfworld import AlfworldEnv
 from agent_gym.errors import TrainingError
 from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.chat import ByteChat, TemplateChat
@@ -126,3 +127,16 @@ def test_cloning_is_repeatable_and_nothing_is_an_error(tokenizer: Any) -> None:
         assert torch.equal(one, two)
     with pytest.raises(TrainingError, match="no demonstrations"):
         clone(models[0], [], CloneSettings(), seed=0)
+
+
+def test_distractions_are_put_in_and_cloned(tokenizer: Any) -> None:
+    env = AlfworldEnv(size="tiny")
+    settings = DemonstrationSettings(count=20, distractions=("look",), distracted=0.5)
+    played = list(
+        demonstrations(env, TemplateChat(tokenizer), syntax("plain"), EpisodeSettings(), settings, seed=0)
+    )
+    turns = [turn for trajectory in played for turn in trajectory.turns]
+    looks = [turn for turn in turns if turn.action == "look"]
+    assert 0.35 < len(looks) / len(turns) < 0.65
+    cloned = [trajectory.action_mask[turn.start] for trajectory in played for turn in trajectory.turns]
+    assert set(cloned) == {1}

@@ -1,0 +1,57 @@
+"""Playing tasks with an expert, with chance, and with a model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_gym.config import EvalConfig, build
+from agent_gym.errors import ConfigError, EngineError, UnknownIdError
+from agent_gym.evaluation.runner import evaluate
+from agent_gym.store.run import RunFolder
+
+
+def config(**changes: Any) -> EvalConfig:
+    tiny = {"env": {"id": "alfworld", "options": {"size": "tiny", "max_turns": 20}}, "tasks": 12, "model": "expert"}
+    return build(EvalConfig, {**tiny, **changes})
+
+
+def test_the_expert_solves_every_task_and_chance_solves_few() -> None:
+    assert evaluate(config()).success_rate == 1.0
+    assert evaluate(config(model="random")).success_rate < 0.5
+
+
+def test_every_attempt_is_heard_and_stored(tmp_path: Path) -> None:
+    heard: list[str] = []
+    score = evaluate(config(attempts=2), tmp_path / "run", on_episode=lambda trajectory: heard.append(trajectory.id))
+    assert len(heard) == score.episodes == 24
+    with RunFolder.open(tmp_path / "run").trajectories() as store:
+        assert [trajectory.id for trajectory in store.select()] == heard
+        assert all(trajectory.success for trajectory in store.select())
+
+
+def test_the_tasks_are_those_of_the_split_in_their_order(tmp_path: Path) -> None:
+    evaluate(config(split="valid_seen", tasks=3), tmp_path / "run")
+    with RunFolder.open(tmp_path / "run").trajectories() as store:
+        assert [trajectory.task_id for trajectory in store.select()] == [
+            f"tiny-valid_seen-{index:06d}" for index in range(3)
+        ]
+
+
+def test_the_same_seed_gives_the_same_score_and_another_seed_other_episodes() -> None:
+    first, again = (evaluate(config(model="random", seed=3)) for _ in range(2))
+    assert first == again
+    assert evaluate(config(model="random", seed=4)) != first
+
+
+def test_a_model_that_is_not_there_or_a_split_without_tasks_is_named() -> None:
+    with pytest.raises(EngineError, match="There is no model in /no/such"):
+        evaluate(config(model="/no/such"))
+    with pytest.raises(UnknownIdError, match="Unknown split"):
+        evaluate(config(split="nothing"))
+
+
+def test_a_run_without_a_checkpoint_is_said_to_have_none(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run", {})
+    with pytest.raises(ConfigError, match="has no checkpoint yet"):
+        evaluate(config(model=str(tmp_path / "run")))
