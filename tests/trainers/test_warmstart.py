@@ -132,9 +132,7 @@ def test_cloning_is_repeatable_and_nothing_is_an_error(tokenizer: Any) -> None:
 def test_distractions_are_put_in_and_cloned(tokenizer: Any) -> None:
     env = AlfworldEnv(size="tiny")
     settings = DemonstrationSettings(count=20, distractions=("look",), distracted=0.5)
-    played = list(
-        demonstrations(env, TemplateChat(tokenizer), syntax("plain"), EpisodeSettings(), settings, seed=0)
-    )
+    played = list(demonstrations(env, TemplateChat(tokenizer), syntax("plain"), EpisodeSettings(), settings, seed=0))
     turns = [turn for trajectory in played for turn in trajectory.turns]
     looks = [turn for turn in turns if turn.action == "look"]
     assert 0.35 < len(looks) / len(turns) < 0.65
