@@ -116,13 +116,13 @@ def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path)
 )
 def test_bad_input_is_one_sentence_with_exit_code_2(folder: Path, arguments: list[str], words: str) -> None:
     (folder / "broken.tw-pddl").write_text("{ not json")
-    runs = sorted(os.listdir(folder / "runs"))
+    runs = sorted(path.name for path in (folder / "runs").iterdir())
     result = gym(*arguments, cwd=folder)
     assert result.returncode == 2, result.stdout + result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
-    assert sorted(os.listdir(folder / "runs")) == runs
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == runs
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_with_the_remedy(folder: Path) -> None:

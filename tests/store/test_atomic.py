@@ -1,6 +1,5 @@
 """What is written is whole, or not there."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ def test_text_replaces_the_old_content(tmp_path: Path) -> None:
     write_text(path, "old")
     write_text(path, "new")
     assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_failed_write_keeps_the_old_content_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -23,7 +22,7 @@ def test_a_failed_write_keeps_the_old_content_and_leaves_nothing_behind(tmp_path
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "\ud800")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -48,4 +47,4 @@ def test_a_folder_whose_filling_fails_leaves_the_old_one(tmp_path: Path) -> None
         (folder / "model").write_text("new")
         raise RuntimeError("broken")
     assert (tmp_path / "step-1" / "model").read_text() == "old"
-    assert os.listdir(tmp_path) == ["step-1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
