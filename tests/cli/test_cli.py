@@ -11,7 +11,7 @@ MODEL = "{hidden: 16, layers: 1, heads: 2, feed_forward: 32, vocabulary: 600}"
 SMALL = f"""
 env: {{id: alfworld, options: {{size: tiny, max_turns: 5}}}}
 model: {MODEL}
-warm_start: {{episodes: 10}}
+warm_start: {{episodes: 10, env_options: {{max_turns: 50}}}}
 rollout: {{tasks: 1, concurrency: 8, max_tokens: 4}}
 algorithm: {{options: {{group_size: 2}}}}
 update: {{learning_rate: 1.0e-3}}
@@ -109,7 +109,7 @@ def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path)
         (["eval", "--model", "expert", "--set", "env.options.games=none.json"], "none.json"),
         (["eval", "--model", "expert", "--set", "env.options.games=broken.tw-pddl"], "broken.tw-pddl"),
         (["play", "alfword"], "did you mean 'alfworld'"),
-        (["play", "--task", "tiny-train-1"], "Unknown task"),
+        (["play", "--task", "tiny-train-1"], "Unknown game"),
         (["show", "runs/none"], "There is no run in runs/none"),
         (["show", "runs/demo", "--phase", "trian"], "did you mean 'train'"),
     ],
