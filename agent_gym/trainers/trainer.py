@@ -7,6 +7,7 @@ numbers that it would have had.
 import asyncio
 import logging
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,7 +105,13 @@ def train(
     # The model comes before the folder: what cannot be loaded leaves nothing behind.
     policy = load_policy(config, run)
     run = run or RunFolder.create(path, as_dict(config))
-    return Trainer(config, run, policy, listener or Silence()).run()
+    try:
+        return Trainer(config, run, policy, listener or Silence()).run()
+    except (ConfigError, TrainingError):
+        if not run.checkpoints():
+            # It could not even begin: nothing is worth resuming, and the name is free for the next try.
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 def _existing(config: TrainConfig, path: Path) -> RunFolder | None:

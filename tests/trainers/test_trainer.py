@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent_gym.config import TrainConfig, build
-from agent_gym.errors import ConfigError, EngineError, StoreError, UnknownIdError
+from agent_gym.errors import ConfigError, EngineError, StoreError, TrainingError, UnknownIdError
 from agent_gym.store.run import RunFolder
 from agent_gym.trainers.trainer import RunResult, train
 
@@ -144,6 +144,13 @@ def test_what_cannot_start_is_one_sentence_and_leaves_no_folder(
 ) -> None:
     with pytest.raises(error, match=words):
         train(config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_warm_start_has_nothing_to_clone_says_so_and_leaves_no_folder(tmp_path: Path) -> None:
+    hopeless = config(env={"id": "alfworld", "options": {"size": "tiny", "max_turns": 1}})
+    with pytest.raises(TrainingError, match="no demonstrations to clone"):
+        train(hopeless, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
