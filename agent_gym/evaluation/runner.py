@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent_gym.config import EvalConfig, as_dict
-from agent_gym.engines.base import Engine, Sampling
+from agent_gym.engines.base import Engine
 from agent_gym.env import TextEnv
 from agent_gym.errors import ConfigError
 from agent_gym.registry import make
 from agent_gym.rollout.actions import Syntax, syntax
 from agent_gym.rollout.chat import ByteChat, Chat, TemplateChat
 from agent_gym.rollout.collect import Collector, Job
-from agent_gym.rollout.episode import EpisodeSettings
+from agent_gym.rollout.episode import episode_settings
 from agent_gym.rollout.score import Score, score
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store.run import RunFolder
@@ -64,13 +64,7 @@ def evaluate(config: EvalConfig, folder: str | Path | None = None, *, on_episode
 def _play_with_model(config: EvalConfig, jobs: list[Job], on_episode: OnEpisode | None) -> list[Trajectory]:
     engine, chat = _engine(config)
     section = config.rollout
-    settings = EpisodeSettings(
-        sampling=Sampling(max_tokens=section.max_tokens, temperature=config.temperature),
-        parse=syntax(section.syntax).parse,
-        max_tokens=section.max_episode_tokens,
-        show_admissible=section.show_admissible,
-        restate_goal=section.restate_goal,
-    )
+    settings = episode_settings(section, config.temperature)
     collector = Collector(
         lambda: _make(config), engine, chat, settings, concurrency=section.concurrency, env_id=config.env.id
     )

@@ -4,9 +4,10 @@ import logging
 import time
 from dataclasses import dataclass, field, replace
 
+from agent_gym.config import RolloutSection
 from agent_gym.engines.base import Completion, Engine, Sampling, Session
 from agent_gym.env import Info, TextEnv
-from agent_gym.rollout.actions import ActionParser, plain
+from agent_gym.rollout.actions import ActionParser, plain, syntax
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trajectory import Trajectory, Turn
@@ -26,6 +27,17 @@ class EpisodeSettings:
     """Append the admissible actions to each observation."""
     restate_goal: bool = False
     """Append the goal to each observation after the first."""
+
+
+def episode_settings(section: RolloutSection, temperature: float) -> EpisodeSettings:
+    """Return the settings that a configuration asks for; training and evaluation play by the same ones."""
+    return EpisodeSettings(
+        sampling=Sampling(max_tokens=section.max_tokens, temperature=temperature),
+        parse=syntax(section.syntax).parse,
+        max_tokens=section.max_episode_tokens,
+        show_admissible=section.show_admissible,
+        restate_goal=section.restate_goal,
+    )
 
 
 @dataclass(eq=False)

@@ -19,14 +19,13 @@ import torch
 from accelerate import Accelerator
 
 from agent_gym.config import TrainConfig, as_dict
-from agent_gym.engines.base import Sampling
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.env import Task, TextEnv
 from agent_gym.errors import ConfigError, StoreError, TrainingError
 from agent_gym.registry import make
 from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.collect import Collector, Job
-from agent_gym.rollout.episode import EpisodeSettings
+from agent_gym.rollout.episode import EpisodeSettings, episode_settings
 from agent_gym.rollout.score import Score, score
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store import checkpoints
@@ -367,14 +366,7 @@ class Trainer:
         return make(self.config.env.id, **options)
 
     def _settings(self, temperature: float) -> EpisodeSettings:
-        section = self.config.rollout
-        return EpisodeSettings(
-            sampling=Sampling(max_tokens=section.max_tokens, temperature=temperature),
-            parse=syntax(section.syntax).parse,
-            max_tokens=section.max_episode_tokens,
-            show_admissible=section.show_admissible,
-            restate_goal=section.restate_goal,
-        )
+        return episode_settings(self.config.rollout, temperature)
 
     def _update_settings(self) -> UpdateSettings:
         section = self.config.update
