@@ -72,6 +72,11 @@ class Trajectory:
         return sum(turn.reward for turn in self.turns)
 
     @property
+    def ended(self) -> bool:
+        """Whether the environment or a limit ended the episode."""
+        return self.terminated or self.truncated
+
+    @property
     def entropy(self) -> float:
         """Mean entropy in nats over the generated tokens; 0 where nothing was generated."""
         count = sum(self.action_mask)

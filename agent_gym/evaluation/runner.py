@@ -1,9 +1,7 @@
 """Playing tasks with a model, and summing up."""
 
 import asyncio
-import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from agent_gym.config import EvalConfig, as_dict
@@ -11,18 +9,19 @@ from agent_gym.engines.base import Engine
 from agent_gym.env import TextEnv
 from agent_gym.errors import ConfigError
 from agent_gym.registry import make
-from agent_gym.rollout.actions import Syntax, syntax
+from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.chat import ByteChat, Chat, TemplateChat
 from agent_gym.rollout.collect import Collector, Job
 from agent_gym.rollout.episode import episode_settings
+from agent_gym.rollout.player import Policy, act_at_random, follow_demonstrator, play
 from agent_gym.rollout.score import Score, score
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store.run import RunFolder
-from agent_gym.trajectory import Trajectory, Turn
+from agent_gym.trajectory import Trajectory
 
 OnEpisode = Callable[[Trajectory], None]
 
-POLICIES = ("expert", "random")
+POLICIES: dict[str, Policy] = {"expert": follow_demonstrator, "random": act_at_random}
 """Players that need no model."""
 
 
@@ -100,56 +99,22 @@ def model_folder(model: str) -> str | Path:
 
 
 def _play_with_policy(config: EvalConfig, jobs: list[Job], on_episode: OnEpisode | None) -> list[Trajectory]:
+    """Play the jobs one after the other, without a model."""
+    parsed, settings, chat = syntax(config.rollout.syntax), episode_settings(config.rollout, 1.0), ByteChat()
     env = _make(config)
-    parsed = syntax(config.rollout.syntax)
     trajectories = []
     for job in jobs:
-        trajectory = _play_one(env, parsed, job, random_actions=config.model == "random")
-        trajectory = replace(trajectory, id=job.id, group_id=job.group_id, env_id=config.env.id)
+        trajectory = play(env, POLICIES[config.model], chat, parsed, settings, seed=job.seed, task_id=job.task_id)
+        trajectory.id, trajectory.group_id, trajectory.env_id = job.id, job.group_id, config.env.id
         trajectories.append(trajectory)
         if on_episode is not None:
             on_episode(trajectory)
+        if trajectory.error is not None:
+            # What crashed may be broken for good.
+            env.close()
+            env = _make(config)
     env.close()
     return trajectories
-
-
-def _play_one(env: TextEnv, parsed: Syntax, job: Job, *, random_actions: bool) -> Trajectory:
-    """Play an episode with the environment's demonstrator, or with admissible actions drawn at random."""
-    rng = random.Random(job.seed)
-    chat = ByteChat()
-    observation, info = env.reset(seed=job.seed, options={"task": job.task_id})
-    trajectory = Trajectory(task_id=info["task_id"], goal=info["goal"], seed=job.seed)
-    trajectory.append_context(chat.begin(observation))
-    policy = None if random_actions else env.demonstrate(observation, rng)
-    if policy is None and not random_actions:
-        raise ConfigError(f"{type(env).__name__} has no demonstrator: choose another --model.")
-    action = next(policy, None) if policy else _random_action(info["admissible_actions"], rng)
-    while action is not None:
-        text = parsed.write(action)
-        answer = chat.answer(text)
-        start = len(trajectory.token_ids)
-        trajectory.append_action(answer, [0.0] * len(answer), [0.0] * len(answer))
-        turn = Turn(observation, text, action, start, len(trajectory.token_ids))
-        trajectory.turns.append(turn)
-        observation, turn.reward, terminated, truncated, info = env.step(action)
-        turn.invalid_action = info["invalid_action"]
-        trajectory.success, trajectory.score = info["success"], info["score"]
-        trajectory.terminated, trajectory.truncated = terminated, truncated
-        if terminated or truncated:
-            trajectory.final_observation = observation
-            break
-        trajectory.append_context(chat.extend(observation, ended=True))
-        try:
-            action = policy.send(observation) if policy else _random_action(info["admissible_actions"], rng)
-        except StopIteration:
-            break
-    return trajectory
-
-
-def _random_action(admissible: list[str] | None, rng: random.Random) -> str:
-    if not admissible:
-        raise ConfigError("This environment does not list its admissible actions: --model random needs them.")
-    return rng.choice(admissible)
 
 
 def _make(config: EvalConfig) -> TextEnv:

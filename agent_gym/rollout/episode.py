@@ -107,17 +107,10 @@ class Episode:
         started = time.perf_counter()
         seeded = replace(sampling, seed=derive_seed(self.seed, len(trajectory.turns)))
         completion = await self.engine.generate(trajectory.token_ids, seeded, self._session)
-        generated = time.perf_counter()
-        turn = self._record(completion, generated - started)
-        observation, reward, terminated, truncated, info = self.env.step(turn.action)
-        turn.env_seconds = time.perf_counter() - generated
-        turn.reward = reward
-        turn.invalid_action = turn.invalid_action or bool(info["invalid_action"])
-        trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
-        trajectory.terminated, trajectory.truncated = terminated, truncated
+        turn = self._record(completion, time.perf_counter() - started)
+        observation, info = act(self.env, trajectory, turn)
         self._observation = observation
-        if terminated or truncated:
-            trajectory.final_observation = observation
+        if trajectory.ended:
             return False
         text = shown(self.settings, observation, info, first=False)
         trajectory.append_context(self.chat.extend(text, ended=self.chat.ended(completion.token_ids)))
@@ -172,6 +165,18 @@ class Episode:
         )
         trajectory.turns.append(turn)
         return turn
+
+
+def act(env: TextEnv, trajectory: Trajectory, turn: Turn) -> tuple[str, Info]:
+    """Apply a turn's action and record what came of it; return the observation and the info."""
+    started = time.perf_counter()
+    observation, turn.reward, trajectory.terminated, trajectory.truncated, info = env.step(turn.action)
+    turn.env_seconds = time.perf_counter() - started
+    turn.invalid_action = turn.invalid_action or bool(info["invalid_action"])
+    trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
+    if trajectory.ended:
+        trajectory.final_observation = observation
+    return observation, info
 
 
 def shown(settings: EpisodeSettings, observation: str, info: Info, *, first: bool) -> str:

@@ -1,7 +1,9 @@
 """Where a run's model comes from: a checkpoint, a folder, the hub, or made on the spot."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,19 @@ from transformers import PreTrainedModel
 
 from agent_gym.config import TrainConfig
 from agent_gym.engines.loading import load_model
+from agent_gym.engines.scripted import END, ByteTokenizer
 from agent_gym.engines.tiny import TinySize, make_model, train_tokenizer
+from agent_gym.env import Info, TextEnv
 from agent_gym.errors import ConfigError
-from agent_gym.registry import make
 from agent_gym.rollout.actions import syntax
-from agent_gym.rollout.chat import TemplateChat
+from agent_gym.rollout.chat import ByteChat, TemplateChat
+from agent_gym.rollout.episode import episode_settings
+from agent_gym.rollout.player import Moves, act_at_random, play
+from agent_gym.rollout.player import Policy as TextPolicy
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store.run import RunFolder
+from agent_gym.trainers.warmstart import Demonstrator, demonstration_env, demonstration_settings
+from agent_gym.trajectory import Trajectory
 
 _CORPUS_EPISODES = 300
 
@@ -57,24 +65,35 @@ def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> tuple[Pr
 
 
 def corpus(config: TrainConfig) -> list[str]:
-    """Return texts of the environment: what it says in demonstrated episodes, and what is answered."""
-    env = make(config.env.id, **config.env.options)
-    write = syntax(config.rollout.syntax).write
-    texts: list[str] = [config.rollout.system_prompt]
+    """Return what the environment says and is answered in demonstrated episodes, detours included."""
+    env = demonstration_env(config)
+    demonstrator = Demonstrator(demonstration_settings(config.warm_start))
+    settings = episode_settings(config.rollout, 1.0)
+    texts = [config.rollout.system_prompt]
     for number in range(_CORPUS_EPISODES):
         seed = derive_seed(config.seed, "corpus", number)
-        observation, info = env.reset(seed=seed)
-        texts += [observation, f"Goal: {info['goal']}."]
-        policy = env.demonstrate(observation, random.Random(seed))
-        action = next(policy, None) if policy is not None else None
-        ended = False
-        while action is not None and not ended:
-            observation, _, terminated, truncated, _ = env.step(action)
-            texts += [write(action), observation]
-            ended = terminated or truncated
-            try:
-                action = policy.send(observation) if policy is not None and not ended else None
-            except StopIteration:
-                action = None
+        trajectory = play(
+            env, _whoever_can(demonstrator), ByteChat(), syntax(config.rollout.syntax), settings, seed=seed
+        )
+        texts += [f"Goal: {trajectory.goal}.", trajectory.final_observation, *_said(trajectory)]
     env.close()
     return texts
+
+
+def _whoever_can(demonstrator: TextPolicy) -> TextPolicy:
+    """Return a policy for any environment: the demonstrator, else chance, else nobody (who reads the beginning)."""
+
+    def policy(env: TextEnv, observation: str, info: Info, rng: random.Random) -> Moves:
+        if env.demonstrate(observation, random.Random(0)) is not None:
+            yield from demonstrator(env, observation, info, rng)
+        elif info["admissible_actions"]:
+            yield from act_at_random(env, observation, info, rng)
+
+    return policy
+
+
+def _said(trajectory: Trajectory) -> Iterator[str]:
+    """Return what was said on each side in an episode of `ByteChat`."""
+    for ended, token_ids in groupby(trajectory.token_ids, lambda token: token == END):
+        if not ended:
+            yield ByteTokenizer().decode(list(token_ids))

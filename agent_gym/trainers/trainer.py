@@ -36,7 +36,7 @@ from agent_gym.trainers.batch import make_batch
 from agent_gym.trainers.policy import Policy, load_policy
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.update import Updater, UpdateSettings
-from agent_gym.trainers.warmstart import CloneSettings, DemonstrationSettings, clone, demonstrations
+from agent_gym.trainers.warmstart import CloneSettings, clone, demonstration_settings, play_demonstrations
 from agent_gym.trajectory import Group, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -193,17 +193,12 @@ class Trainer:
             return
         started = time.perf_counter()
         self.listener.stage("demonstrations", section.episodes)
-        env = make(self.config.env.id, **{**self.config.env.options, **section.env_options})
-        settings = DemonstrationSettings(
-            section.episodes, section.mistakes, tuple(section.distractions), section.distracted
-        )
-        parsed = syntax(self.config.rollout.syntax)
+        settings = demonstration_settings(section)
         played = []
         seed = derive_seed(self.config.seed, "warm start")
-        for trajectory in demonstrations(env, self.policy.chat, parsed, self._settings(1.0), settings, seed=seed):
+        for trajectory in play_demonstrations(self.config, self.policy.chat, settings, seed=seed):
             played.append(trajectory)
             self.listener.advance({})
-        env.close()
         steps = section.epochs * -(-len(played) // section.batch_size)
         self.listener.stage("warm start", steps)
         loss = clone(

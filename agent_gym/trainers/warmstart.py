@@ -4,6 +4,7 @@ Knows the environments' demonstrators and the chat; the loss is the mean negativ
 """
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,16 +13,19 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agent_gym.env import TextEnv
+from agent_gym.config import TrainConfig, WarmStartSection
+from agent_gym.env import Info, TextEnv
 from agent_gym.errors import TrainingError
-from agent_gym.rollout.actions import Syntax
+from agent_gym.registry import make
+from agent_gym.rollout.actions import Syntax, syntax
 from agent_gym.rollout.chat import Chat
-from agent_gym.rollout.episode import EpisodeSettings, shown
+from agent_gym.rollout.episode import EpisodeSettings, episode_settings
+from agent_gym.rollout.player import Move, Moves, follow_demonstrator, play
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.scorer import TokenScorer
-from agent_gym.trajectory import Trajectory, Turn
+from agent_gym.trajectory import Trajectory
 
 _HEARD = 1000
 """Actions remembered as a source of mistakes."""
@@ -79,96 +83,81 @@ def demonstrations(
         seed: Chooses the tasks, the mistakes and the demonstrator's own chance.
 
     Raises:
-        TrainingError: The environment has no demonstrator.
+        ConfigError: The environment has no demonstrator.
     """
-    heard: list[str] = []
+    policy = Demonstrator(settings)
     for number in range(settings.count):
-        player = _Player(env, chat, syntax, episode, settings, heard)
-        trajectory = player.play(derive_seed(seed, "demonstration", number))
-        if trajectory.success or settings.keep_failures:
+        trajectory = play(env, policy, chat, syntax, episode, seed=derive_seed(seed, "demonstration", number))
+        if trajectory.success or (settings.keep_failures and trajectory.error is None):
             yield trajectory
 
 
-@dataclass(eq=False)
-class _Player:
-    """Plays one demonstration and writes its tokens down."""
+def demonstration_settings(section: WarmStartSection) -> DemonstrationSettings:
+    """Return the settings that a configuration asks for."""
+    return DemonstrationSettings(section.episodes, section.mistakes, tuple(section.distractions), section.distracted)
 
-    env: TextEnv
-    chat: Chat
-    syntax: Syntax
-    episode: EpisodeSettings
-    settings: DemonstrationSettings
-    heard: list[str]
-    """Actions of all episodes so far, bounded; mistakes are taken from here."""
 
-    def play(self, seed: int) -> Trajectory:
-        rng = random.Random(seed)
-        observation, info = self.env.reset(seed=seed)
-        policy = self.env.demonstrate(observation, rng)
-        if policy is None:
-            raise TrainingError(
-                f"{type(self.env).__name__} has no demonstrator to clone: write its demonstrate() or expert(), or set "
-                "warm_start.episodes to 0."
-            )
-        trajectory = Trajectory(task_id=info["task_id"], seed=seed, goal=info["goal"])
-        trajectory.append_context(self.chat.begin(shown(self.episode, observation, info, first=True)))
-        action = next(policy, None)
-        while action is not None:
-            detour, cloned = self._detour(trajectory, rng)
-            observation = self._turn(trajectory, observation, detour or action, cloned=cloned)
-            if trajectory.terminated or trajectory.truncated:
-                break
-            if detour is None:
-                self._remember(action, rng)
-                try:
-                    action = policy.send(observation)
-                except StopIteration:
-                    break
-        policy.close()
-        return trajectory
+def play_demonstrations(
+    config: TrainConfig, chat: Chat, settings: DemonstrationSettings, *, seed: int
+) -> Iterator[Trajectory]:
+    """Play the demonstrations of a run in an environment of their own."""
+    env = demonstration_env(config)
+    try:
+        yield from demonstrations(
+            env, chat, syntax(config.rollout.syntax), episode_settings(config.rollout, 1.0), settings, seed=seed
+        )
+    finally:
+        env.close()
 
-    def _turn(self, trajectory: Trajectory, observation: str, action: str, *, cloned: bool) -> str:
-        """Apply an action; its tokens count as the agent's own only if they are to be cloned."""
-        text = self.syntax.write(action)
-        answer = self.chat.answer(text)
-        start, zeros = len(trajectory.token_ids), [0.0] * len(answer)
-        if cloned:
-            trajectory.append_action(answer, zeros, zeros)
-        else:
-            trajectory.append_context(answer)
-        turn = Turn(observation, text, action, start, len(trajectory.token_ids))
-        trajectory.turns.append(turn)
-        observation, turn.reward, trajectory.terminated, trajectory.truncated, info = self.env.step(action)
-        turn.invalid_action = bool(info["invalid_action"])
-        trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
-        if not (trajectory.terminated or trajectory.truncated):
-            text = shown(self.episode, observation, info, first=False)
-            trajectory.append_context(self.chat.extend(text, ended=True))
-        return observation
 
-    def _detour(self, trajectory: Trajectory, rng: random.Random) -> tuple[str | None, bool]:
-        """Return what is done before the demonstrator goes on, if anything, and whether this turn is cloned."""
+def demonstration_env(config: TrainConfig) -> TextEnv:
+    """Return an environment as the demonstrator of a run plays it."""
+    return make(config.env.id, **{**config.env.options, **config.warm_start.env_options})
+
+
+class Demonstrator:
+    """A policy: the environment's demonstrator, who makes detours now and then."""
+
+    def __init__(self, settings: DemonstrationSettings) -> None:
+        self.settings = settings
+        self.heard: list[str] = []
+        """Actions of all episodes so far, bounded; mistakes are taken from here."""
+
+    def __call__(self, env: TextEnv, observation: str, info: Info, rng: random.Random) -> Moves:
+        """Begin an episode."""
+        planned = follow_demonstrator(env, observation, info, rng)
+        recent: deque[str] = deque(maxlen=3)
+        move = next(planned, None)
+        while move is not None:
+            detour = self._detour(env, recent, rng)
+            recent.append((detour or move).action)
+            answer = yield detour or move
+            if detour is not None:
+                continue
+            self._remember(move.action, rng)
+            try:
+                move = planned.send(answer)
+            except StopIteration:
+                return
+
+    def _detour(self, env: TextEnv, recent: Sequence[str], rng: random.Random) -> Move | None:
+        """Return what is done before the demonstrator goes on, if anything."""
         if self.settings.distractions and rng.random() < self.settings.distracted:
-            return rng.choice(self.settings.distractions), True
-        mistake = self._mistake(trajectory, rng)
-        return mistake, mistake is None
+            return Move(rng.choice(self.settings.distractions))
+        return self._mistake(env, recent, rng) if rng.random() < self.settings.mistakes else None
 
-    def _mistake(self, trajectory: Trajectory, rng: random.Random) -> str | None:
-        """Return, sometimes, an action that does not work here.
+    def _mistake(self, env: TextEnv, recent: Sequence[str], rng: random.Random) -> Move | None:
+        """Return an action that does not work here, if the first one that comes to mind does not.
 
         Half of them repeat what was done before in this episode, as a clone tends to do; the others come from other
         episodes.
         """
-        if rng.random() >= self.settings.mistakes:
-            return None
-        own = [turn.action for turn in trajectory.turns[-3:]]
-        pool = own if own and rng.random() < 0.5 else self.heard
+        pool = recent if recent and rng.random() < 0.5 else self.heard
         if not pool:
             return None
         action = rng.choice(pool)
-        twin = self.env.fork()
-        *_, info = twin.step(action)
-        return action if info["invalid_action"] else None
+        *_, info = env.fork().step(action)
+        return Move(action, exemplary=False) if info["invalid_action"] else None
 
     def _remember(self, action: str, rng: random.Random) -> None:
         if len(self.heard) < _HEARD:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import CountEnv
 
 from agent_gym.config import EvalConfig, build
 from agent_gym.errors import ConfigError, EngineError, UnknownIdError
@@ -42,6 +43,21 @@ def test_the_same_seed_gives_the_same_score_and_another_seed_other_episodes() ->
     first, again = (evaluate(config(model="random", seed=3)) for _ in range(2))
     assert first == again
     assert evaluate(config(model="random", seed=4)) != first
+
+
+class Fragile(CountEnv):
+    """Breaks in one task of its five."""
+
+    def expert(self) -> Any:
+        assert self.task is not None
+        return iter(["up", "crash"] if self.task.id == "count 1" else ["up", "up", "up"])
+
+
+@pytest.mark.parametrize("model", ["expert"])
+def test_a_crash_of_the_environment_costs_one_episode(model: str) -> None:
+    values = {"env": {"id": f"{__file__}:Fragile"}, "split": "train", "tasks": 5, "model": model}
+    score = evaluate(build(EvalConfig, values))
+    assert (score.episodes, score.failed, score.successes) == (5, 1, 4)
 
 
 def test_a_model_that_is_not_there_or_a_split_without_tasks_is_named() -> None:

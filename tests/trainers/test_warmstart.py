@@ -10,7 +10,7 @@ from helpers import WORDS, CountEnv, WordEnv, run, small_llama
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.envs.alfworld import AlfworldEnv
-from agent_gym.errors import TrainingError
+from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.chat import ByteChat, TemplateChat
 from agent_gym.rollout.episode import Episode, EpisodeSettings
@@ -85,7 +85,7 @@ def test_an_environment_without_a_demonstrator_says_so() -> None:
         def expert(self) -> None:
             return None
 
-    with pytest.raises(TrainingError, match="Clueless has no demonstrator"):
+    with pytest.raises(ConfigError, match="Clueless has no demonstrator"):
         demonstrate(Clueless())
 
 

@@ -1,0 +1,133 @@
+"""Episodes played without a model: by a demonstrator, or by chance; recorded like any other.
+
+A policy is a generator: it yields moves and is sent what the environment answers.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from agent_gym.env import Info, TextEnv
+from agent_gym.errors import ConfigError
+from agent_gym.rollout.actions import Syntax
+from agent_gym.rollout.chat import Chat
+from agent_gym.rollout.episode import EpisodeSettings, act, shown
+from agent_gym.trajectory import Trajectory, Turn
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a policy does in one turn."""
+
+    action: str
+    exemplary: bool = True
+    """False where nobody should learn to act so: the tokens then count as context, not as the agent's own."""
+
+
+Moves = Generator[Move, tuple[str, Info], None]
+"""Yields moves, is sent (observation, info)."""
+
+Policy = Callable[[TextEnv, str, Info, random.Random], Moves]
+"""Begins to act in an environment that was just reset: (environment, observation, info, source of chance)."""
+
+
+def follow_demonstrator(env: TextEnv, observation: str, info: Info, rng: random.Random) -> Moves:
+    """Act as the environment's demonstrator does.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    actions = env.demonstrate(observation, rng)
+    if actions is None:
+        raise ConfigError(f"{type(env).__name__} has no demonstrator: write its demonstrate() or expert().")
+    action = next(actions, None)
+    while action is not None:
+        observation, _ = yield Move(action)
+        try:
+            action = actions.send(observation)
+        except StopIteration:
+            return
+
+
+def act_at_random(env: TextEnv, observation: str, info: Info, rng: random.Random) -> Moves:
+    """Draw from the admissible actions.
+
+    Raises:
+        ConfigError: The environment does not list them.
+    """
+    while True:
+        admissible = info["admissible_actions"]
+        if not admissible:
+            raise ConfigError(f"{type(env).__name__} does not list its admissible actions: choose another policy.")
+        _, info = yield Move(rng.choice(admissible))
+
+
+def play(
+    env: TextEnv,
+    policy: Policy,
+    chat: Chat,
+    syntax: Syntax,
+    settings: EpisodeSettings,
+    *,
+    seed: int,
+    task_id: str | None = None,
+) -> Trajectory:
+    """Play one episode.
+
+    A crash of the environment is recorded in the trajectory, not raised.
+
+    Args:
+        env: The environment.
+        policy: Who acts.
+        chat: How observations and answers become tokens.
+        syntax: How actions are written.
+        settings: How observations are shown; sampling is not used.
+        seed: Seeds the environment and the policy.
+        task_id: The task, or None to let the seed choose.
+
+    Raises:
+        ConfigError: The policy cannot act in this environment.
+    """
+    trajectory = Trajectory(task_id=task_id or "", seed=seed)
+    try:
+        options = {"task": task_id} if task_id is not None else None
+        observation, info = env.reset(seed=seed, options=options)
+        trajectory.task_id, trajectory.goal = info["task_id"], info["goal"]
+        trajectory.append_context(chat.begin(shown(settings, observation, info, first=True)))
+        moves = policy(env, observation, info, random.Random(seed))
+        move = next(moves, None)
+        while move is not None:
+            turn = _record(trajectory, observation, move, chat, syntax)
+            observation, info = act(env, trajectory, turn)
+            if trajectory.ended:
+                break
+            trajectory.append_context(chat.extend(shown(settings, observation, info, first=False), ended=True))
+            try:
+                move = moves.send((observation, info))
+            except StopIteration:
+                break
+        moves.close()
+    except ConfigError:
+        raise
+    except Exception as error:
+        logger.warning("Episode of task %s failed: %s", trajectory.task_id, error, exc_info=True)
+        trajectory.error = f"{type(error).__name__}: {error}"
+    return trajectory
+
+
+def _record(trajectory: Trajectory, observation: str, move: Move, chat: Chat, syntax: Syntax) -> Turn:
+    """Append the tokens that a model would have generated for a move."""
+    text = syntax.write(move.action)
+    answer = chat.answer(text)
+    start = len(trajectory.token_ids)
+    if move.exemplary:
+        zeros = [0.0] * len(answer)
+        trajectory.append_action(answer, zeros, zeros)
+    else:
+        trajectory.append_context(answer)
+    turn = Turn(observation, text, move.action, start, len(trajectory.token_ids))
+    trajectory.turns.append(turn)
+    return turn
