@@ -1,14 +1,78 @@
-"""Optimisers by name. Both come from torch; what is here decides which parameters each one gets."""
+"""Optimisers by name, from torch; what is here decides which parameters each one gets, and makes Muon fast on CPUs."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agent_gym.errors import UnknownIdError
 
 Name = Literal["adamw", "muon"]
+
+
+class BatchedMuon(torch.optim.Muon):
+    """torch's Muon in the precision of the weights, over all matrices of a shape at once.
+
+    torch orthogonalises one matrix after the other and always in bfloat16, which most processors only emulate: there
+    the optimiser took five times as long as everything else in a step. State and arguments are torch's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make one step."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for shape, parameters in by_shape.items():
+                directions = torch.stack([self._direction(p, p.grad, group) for p in parameters if p.grad is not None])
+                updates = orthogonalize(directions, group["ns_coefficients"], steps=group["ns_steps"], eps=group["eps"])
+                # The size of AdamW's steps, so that one learning rate serves both.
+                rate = 0.2 * max(shape) ** 0.5 * group["lr"]
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-rate)
+
+    def _direction(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        """Add the gradient to the momentum; return what is orthogonalised."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        momentum: Tensor = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+
+
+def orthogonalize(
+    matrices: Tensor,
+    coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
+    *,
+    steps: int = 5,
+    eps: float = 1e-7,
+) -> Tensor:
+    """Bring the singular values of matrices near 1 (between about 0.7 and 1.2) by a Newton-Schulz iteration.
+
+    Args:
+        matrices: (N, R, C).
+        coefficients: Of the odd quintic polynomial that is applied to the singular values.
+        steps: How many times it is applied.
+        eps: Smallest norm that a matrix is divided by.
+
+    Returns:
+        The matrices (N, R, C), singular vectors unchanged.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+    """
+    a, b, c = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -31,7 +95,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         weight_decay: float,
     ) -> None:
         self._parts = (
-            torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            BatchedMuon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay),
         )
         super().__init__([*matrices, *others], {"lr": lr})

@@ -8,7 +8,7 @@ import torch
 from helpers import small_gpt2, small_llama
 
 from agent_gym.errors import UnknownIdError
-from agent_gym.trainers.optimizers import MuonAndAdamW, make_optimizer
+from agent_gym.trainers.optimizers import BatchedMuon, MuonAndAdamW, make_optimizer, orthogonalize
 
 
 def train(model: Any, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -56,6 +56,33 @@ def test_muon_gets_the_matrices_of_the_layers_and_adamw_everything_else(make: An
     assert all("layers." in names[i] or ".h." in names[i] for i in matrices) and len(matrices) >= 8
     assert {model.get_input_embeddings().weight.shape} <= {p.shape for p in optimizer.param_groups[1]["params"]}
     assert set(matrices).isdisjoint(others) and len(matrices) + len(others) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 24, 60), (2, 60, 24)])
+def test_orthogonalizing_keeps_singular_vectors_and_brings_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    rotated = left.mT @ orthogonalize(matrices, steps=8) @ right.mT
+    values = rotated.diagonal(dim1=1, dim2=2)
+    assert torch.allclose(rotated, torch.diag_embed(values), atol=1e-4)
+    assert values.min() > 0.65 and values.max() < 1.25
+
+
+def test_batched_muon_makes_the_steps_of_torchs_muon() -> None:
+    shapes = [(24, 24), (24, 60), (60, 24), (24, 60)]
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(shape)) for shape in shapes] for _ in range(2))
+    arguments: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = BatchedMuon(ours, **arguments), torch.optim.Muon(theirs, **arguments)
+    for step in range(3):
+        for number, (one, two) in enumerate(zip(ours, theirs, strict=True)):
+            # Singular values of one size: what torch rounds to the 8 bits of bfloat16 then stays small.
+            generator = torch.Generator().manual_seed(10 * step + number)
+            left, _, right = torch.linalg.svd(torch.randn(one.shape, generator=generator), full_matrices=False)
+            one.grad, two.grad = left @ right, left @ right
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, two in zip(ours, theirs, strict=True):
+        assert (one - two).norm() <= 0.03 * two.norm()
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
