@@ -43,8 +43,10 @@ def save(
             tokenizer.save_pretrained(folder)
             torch.save(optimizer, folder / "optimizer.pt")
             write_json(folder / "state.json", {"step": step, **state})
-    except RuntimeError as error:
-        # torch and safetensors report a full disk as errors of their own.
+    except StoreError:
+        raise
+    except Exception as error:
+        # torch, safetensors and tokenizers each report a full disk as an error of their own.
         raise StoreError(f"The checkpoint {path} cannot be written: {error}; free some space and --resume.") from error
     for old in run.checkpoints()[:-keep]:
         shutil.rmtree(run.checkpoint_path(old), ignore_errors=True)

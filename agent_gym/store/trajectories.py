@@ -137,8 +137,8 @@ def _speaking(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise StoreError(
-            f"The trajectories in {path} cannot be read or written ({error}): check the disk's free space and that "
-            "the file is a run's trajectories.sqlite."
+            f"The trajectories in {path} cannot be read or written ({error}): check that the disk has free space "
+            "and that the file is a run's trajectories.sqlite, then go on with --resume."
         ) from error
 
 

@@ -1,6 +1,8 @@
 """Whole runs: deterministic, resumable, and leaving nothing behind when they cannot start."""
 
 import json
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -96,6 +98,29 @@ def test_a_run_killed_in_the_middle_ends_with_the_numbers_of_an_undisturbed_one(
         assert [e.token_ids for e in stored.select(phase="train")] == [
             e.token_ids for e in expected.select(phase="train")
         ]
+
+
+def limited(folder: Path, kilobytes: int) -> subprocess.CompletedProcess[str]:
+    """Run where no file can grow beyond a size, which the operating system reports like a disk that is full."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, resource.RLIM_INFINITY))
+
+    command = [sys.executable, "-c", KILLED, json.dumps(SMALL), str(folder), "-1"]
+    return subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=limit)
+
+
+@pytest.mark.parametrize("kilobytes", [40, 100])
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing_that_was_kept(
+    undisturbed: RunResult, tmp_path: Path, kilobytes: int
+) -> None:
+    folder = tmp_path / "full"
+    stopped = limited(folder, kilobytes)
+    assert stopped.returncode != 0
+    assert re.search(r"StoreError: .*--resume", stopped.stderr.splitlines()[-1]), stopped.stderr
+    assert not list(folder.rglob("*.partial"))
+    resumed = train(config(), folder, resume=True)
+    assert without_times(resumed.metrics) == without_times(undisturbed.metrics)
 
 
 def test_a_finished_run_is_not_trained_again(undisturbed: RunResult) -> None:
