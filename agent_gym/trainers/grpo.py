@@ -14,6 +14,26 @@ from torch import Tensor
 from agent_gym.trainers import advantages, policy_loss
 from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts, Progress
 from agent_gym.trainers.batch import Batch
+from agent_gym.trajectory import Group
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidActionPenalty:
+    """Takes something off a trajectory's reward for each turn whose action did nothing.
+
+    It also tells apart the members of a group that all failed, which otherwise teach nothing.
+
+    Source: Feng et al., "Group-in-Group Policy Optimization for LLM Agent Training", 2025 (0.1 a turn).
+    """
+
+    penalty: float
+
+    def __call__(self, group: Group, rewards: list[float]) -> list[float]:
+        """Return the rewards, one a valid trajectory of the group."""
+        return [
+            reward - self.penalty * sum(turn.invalid_action for turn in trajectory.turns)
+            for trajectory, reward in zip(group.valid, rewards, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +107,7 @@ def grpo(
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
     entropy_coefficient: float = 0.0,
+    invalid_action_penalty: float = 0.0,
     aggregation: policy_loss.Aggregation = "token-mean",
     loss_scale: float | None = None,
 ) -> Algorithm:
@@ -99,13 +120,16 @@ def grpo(
         clip_high: Upper clip range; 0.28 is DAPO's.
         dual_clip: Bound of the ratio where the advantage is negative.
         entropy_coefficient: Weight of an entropy bonus; 0 leaves it out.
+        invalid_action_penalty: Taken off the reward for each turn whose action did nothing; 0 leaves it out.
         aggregation: See `policy_loss.aggregate`.
         loss_scale: The constant of "seq-mean-token-sum-norm".
     """
+    penalty = (InvalidActionPenalty(invalid_action_penalty),) if invalid_action_penalty else ()
     bonus = (EntropyBonus(entropy_coefficient),) if entropy_coefficient else ()
     return Algorithm(
         name="grpo",
         rollout=IndependentRollouts(group_size),
+        rewards=penalty,
         advantages=(GroupAdvantage(normalize_std),),
         losses=(ClippedPolicyLoss(clip_low, clip_high, dual_clip), *bonus),
         aggregation=aggregation,

@@ -13,6 +13,7 @@ from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.grpo import ClippedPolicyLoss, EntropyBonus, GroupAdvantage, grpo
 from agent_gym.trainers.policy_loss import Aggregation
 from agent_gym.trainers.update import Updater, UpdateSettings
+from agent_gym.trajectory import Group
 
 START = Progress(0, 10)
 
@@ -78,3 +79,13 @@ def test_identity_settings_give_the_base_bit_for_bit(mode: Aggregation) -> None:
         assert all(torch.equal(weights[key], value) for key, value in expected.items())
     other = after_one_step(replace(base, weights=(lambda rows: rows.mask * torch.rand_like(rows.mask),)), batch())
     assert any(not torch.equal(other[key], value) for key, value in expected.items())
+
+
+def test_actions_that_did_nothing_cost_the_penalty_and_tell_failures_apart() -> None:
+    members = [trajectory(2, 2, seed=seed) for seed in range(3)]
+    members[1].turns[0].invalid_action = members[2].turns[0].invalid_action = members[2].turns[1].invalid_action = True
+    members.append(trajectory(2, 2, seed=3))
+    members[3].error = "broken"
+    group = Group("g", "t", members)
+    assert grpo(invalid_action_penalty=0.1).shape_rewards(group) == pytest.approx([0.0, -0.1, -0.2])
+    assert grpo().shape_rewards(group) == [0.0, 0.0, 0.0]
