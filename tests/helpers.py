@@ -104,6 +104,13 @@ class CountEnv(TextEnv):
         return State(goal="count to 3", admissible=lambda: ["up", "down", f"stop {value}"], **values)
 
 
+class Numbered(CountEnv):
+    """Says where it lies in memory: no two instances are alike."""
+
+    def _said(self) -> str:
+        return f"{id(self)}: {super()._said()}"
+
+
 class RecordingEngine(Engine):
     """Hands requests on to another engine and writes down what went in and out."""
 

@@ -24,6 +24,7 @@ Assignments = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file to start from.")]
 EnvId = Annotated[str | None, typer.Option("--env", help="Environment: an id, module:Class or file.py:Class.")]
+Option = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")]
 Runs = Annotated[Path, typer.Option(help="The folder that holds runs.")]
 Seed = Annotated[int | None, typer.Option(help="From it every random number follows.")]
 
@@ -99,13 +100,26 @@ def play(
     env: Annotated[str, typer.Argument(help="Environment: an id, module:Class or file.py:Class.")] = "alfworld",
     task: Annotated[str | None, typer.Option(help="Id of the task; otherwise the seed chooses.")] = None,
     seed: Seed = None,
-    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")] = None,
+    option: Option = None,
 ) -> None:
     """Play an environment yourself; ? lists what you can do, Ctrl-D ends."""
     from agent_gym.cli.playing import run_play
     from agent_gym.config import parse_overrides
 
     run_play(env, parse_overrides(option or []), task=task, seed=seed)
+
+
+@app.command(epilog=_example("agent-gym check my_env.py:MyEnv --option size=3"))
+def check(
+    env: Annotated[str, typer.Argument(help="Environment: an id, module:Class or file.py:Class.")],
+    option: Option = None,
+    only: Annotated[str | None, typer.Option(help="Run only the check of this name.")] = None,
+) -> None:
+    """Check that an environment does what every environment must; exit code 1 where it does not."""
+    from agent_gym.cli.checking import run_checks
+    from agent_gym.config import parse_overrides
+
+    run_checks(env, parse_overrides(option or []), only=only)
 
 
 @app.command(epilog=_example("agent-gym envs"))
@@ -129,6 +143,19 @@ def show(
     from agent_gym.cli.showing import show_run
 
     show_run(run, episode=episode, phase=phase, step=step, count=count, failures=failures)
+
+
+@app.command(epilog=_example("agent-gym replay runs/demo --phase after"))
+def replay(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    episode: Annotated[str | None, typer.Argument(help="Id of one episode; all of them if not given.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Only episodes of this phase.")] = None,
+    count: Annotated[int, typer.Option(help="At most so many, the newest first; -1 is all.")] = -1,
+) -> None:
+    """Play stored actions on a fresh environment; exit code 1 where anything differs."""
+    from agent_gym.cli.replaying import run_replay
+
+    run_replay(run, episode=episode, phase=phase, count=count)
 
 
 def _merge(overrides: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:

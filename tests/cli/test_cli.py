@@ -87,7 +87,21 @@ def test_envs_lists_what_there_is(folder: Path) -> None:
     assert "agent_gym/ALFWorld-v1" in gym("envs", cwd=folder).stdout
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "play", "envs", "show"])
+def test_check_prints_a_row_a_check_and_fails_where_one_fails(folder: Path) -> None:
+    result = gym("check", "alfworld", "--option", "size=tiny", "--only", "fork", cwd=folder)
+    assert result.returncode == 0 and "9 forks went their own way" in result.stdout
+    helpers = Path(__file__).parents[1] / "helpers.py"
+    broken = gym("check", f"{helpers}:Numbered", "--only", "determinism", cwd=folder)
+    assert broken.returncode == 1 and "1 of 1 checks failed" in broken.stdout
+
+
+def test_replay_plays_stored_episodes_again(folder: Path) -> None:
+    result = gym("replay", "runs/demo", "--phase", "train", cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "none differ" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "play", "check", "replay", "envs", "show"])
 def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path) -> None:
     result = gym(command, "--help", cwd=folder)
     assert result.returncode == 0
@@ -110,6 +124,9 @@ def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path)
         (["eval", "--model", "expert", "--set", "env.options.games=broken.tw-pddl"], "broken.tw-pddl"),
         (["play", "alfword"], "did you mean 'alfworld'"),
         (["play", "--task", "tiny-train-1"], "Unknown game"),
+        (["check", "alfworld", "--only", "forks"], "did you mean 'fork'"),
+        (["replay", "runs/none"], "There is no run in runs/none"),
+        (["play", "--option", "wrappers=[{id: turns-limit}]"], "did you mean 'turn-limit'"),
         (["show", "runs/none"], "There is no run in runs/none"),
         (["show", "runs/demo", "--phase", "trian"], "did you mean 'train'"),
     ],

@@ -1,0 +1,384 @@
+"""What every environment must do, ours and yours: one suite of checks that runs on any `TextEnv`.
+
+`agent-gym check ENV` prints its result as a table; `conform` returns it. A check plays a few short episodes and takes
+no network, no model and no files but those that the environment itself needs.
+"""
+
+import contextlib
+import copy
+import math
+import os
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.utils.env_checker import check_env
+
+from agent_gym.env import INFO_KEYS, Info, Task, TextEnv
+from agent_gym.errors import EpisodeEnded, UnknownIdError
+
+MakeEnv = Callable[[], TextEnv]
+
+BAD_ACTIONS = {
+    "empty": "",
+    "blank": " \t\n",
+    "100 kB": "go " * 33_334,
+    "NUL": "look\x00",
+    "unicode": "öffne den Kühlschrank 🧊 \u202e",
+    "lone surrogate": "look \ud800",
+    "many lines": "look\nlook\nlook",
+    "braces": "{0} %s \\ ' \" ;",
+}
+"""Actions that no environment understands, by what is bad about them."""
+_TURNS = 12
+_SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check."""
+
+    name: str
+    passed: bool | None
+    """None where the environment has nothing to check."""
+    detail: str
+    """What was found."""
+    seconds: float
+
+
+class _NotApplicableError(Exception):
+    """Raised by a check that does not apply."""
+
+
+def conform(make: MakeEnv, *, only: str | None = None) -> Iterator[Check]:
+    """Run the checks, one after the other.
+
+    Args:
+        make: Makes a new environment each time it is called.
+        only: Run only the check of this name.
+
+    Raises:
+        UnknownIdError: There is no check of that name.
+    """
+    if only is not None and only not in CHECKS:
+        raise UnknownIdError.of("check", only, CHECKS)
+    for name, check in CHECKS.items():
+        if only in (None, name):
+            yield _run(name, check, make)
+
+
+def _run(name: str, check: Callable[[MakeEnv], str], make: MakeEnv) -> Check:
+    started = time.perf_counter()
+    passed: bool | None = True
+    try:
+        detail = check(make)
+    except _NotApplicableError as nothing:
+        passed, detail = None, str(nothing)
+    except AssertionError as error:
+        passed, detail = False, str(error) or "an assertion failed"
+    except Exception as error:  # noqa: BLE001 - whatever an environment raises where it must not is what is checked
+        passed, detail = False, f"raised {type(error).__name__}: {error}"
+    return Check(name, passed, detail, time.perf_counter() - started)
+
+
+# -- the checks: each returns what it found, or fails an assertion with a sentence ----------------------------------
+
+
+def _gymnasium(make: MakeEnv) -> str:
+    with _opened(make) as (env,), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_env(env, skip_render_check=True)
+    return "gymnasium's own check_env passes"
+
+
+def _info(make: MakeEnv) -> str:
+    with _opened(make) as (env,):
+        _, info = env.reset(seed=0)
+        _check_info(info, env, turn=0)
+        keys = set(info)
+        for turn, answer in enumerate(_walk(env, info, random.Random(0)), 1):
+            info = answer[4]
+            _check_info(info, env, turn=turn)
+            assert set(info) == keys, f"info has other keys at turn {turn}: {sorted(set(info) ^ keys)}"
+    return f"{len(keys)} keys at every turn"
+
+
+def _tasks(make: MakeEnv) -> str:
+    counts = {}
+    with _opened(make) as (env,):
+        for split in env.splits:
+            tasks = env.tasks(split)
+            counts[split] = len(tasks)
+            for task in [tasks[0], tasks[-1]] if counts[split] else []:
+                _, info = env.reset(seed=0, options={"task": task.id})
+                assert info["task_id"] == task.id, f"asked for task {task.id!r}, got {info['task_id']!r}"
+        assert counts[env.split], f"its split {env.split!r} has no tasks"
+        try:
+            env.reset(options={"task": "no such task"})
+        except UnknownIdError:
+            pass
+        else:
+            raise AssertionError("an unknown task is not refused with UnknownIdError")
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items() if count)
+
+
+def _determinism(make: MakeEnv) -> str:
+    turns = 0
+    for seed in _SEEDS:
+        with _opened(make, 2) as (one, two):
+            actions = _record(one, seed)
+            turns += len(actions) - 1
+            _follow(two, seed, actions, "a second environment")
+    return f"{len(_SEEDS)} episodes of {turns} turns came out the same twice"
+
+
+def _hygiene(make: MakeEnv) -> str:
+    with _opened(make, 2) as (used, fresh):
+        for seed in _SEEDS:
+            _record(used, seed + 100)
+            used.reset(seed=seed + 200)
+        _follow(used, 0, _record(fresh, 0), "an environment that was used before")
+    return "nothing of earlier episodes is left"
+
+
+def _interleaved(make: MakeEnv) -> str:
+    with _opened(make, 4) as (one, two, left, right):
+        expected = _record(one, 0), _record(two, 1)
+        walkers = [_follower(left, 0, expected[0]), _follower(right, 1, expected[1])]
+        while walkers:
+            walkers = [walker for walker in walkers if next(walker, None) is not None]
+    return "two episodes at a time do not disturb each other"
+
+
+def _globals(make: MakeEnv) -> str:
+    random.seed(0)
+    before = _global_state()
+    with _opened(make) as (env,):
+        _record(env, 0)
+        with contextlib.suppress(NotImplementedError):
+            env.fork().close()
+    changed = [name for name, value in _global_state().items() if value != before[name]]
+    assert not changed, f"an episode changed {', '.join(changed)} of the whole process"
+    return "random, numpy.random, the working directory, sys.argv and the environment variables stay"
+
+
+def _fork(make: MakeEnv) -> str:
+    forks = 0
+    with _opened(make, 2) as (parent, reference):
+        for seed in _SEEDS:
+            record = _record(reference, seed)
+            for at in sorted({0, len(record) // 2, max(len(record) - 2, 0)}):
+                _check_fork(parent, seed, record, at)
+                forks += 1
+    return f"{forks} forks went their own way and left their parents alone"
+
+
+def _bad_actions(make: MakeEnv) -> str:
+    with _opened(make) as (env,):
+        for what, action in BAD_ACTIONS.items():
+            env.reset(seed=0)
+            try:
+                observation, reward, *_ = env.step(action)
+            except Exception as error:
+                raise AssertionError(f"an action that is {what} raises {type(error).__name__}: {error}") from error
+            assert isinstance(observation, str), f"an action that is {what} is answered with {type(observation)}"
+            assert math.isfinite(reward), f"an action that is {what} has the reward {reward}"
+    return f"{len(BAD_ACTIONS)} kinds are observations"
+
+
+def _after_the_end(make: MakeEnv) -> str:
+    with _opened(make) as (env,):
+        _expect_ended(env, "a step before the first reset")
+        env.max_turns = 2
+        _, info = env.reset(seed=0)
+        *_, last = _walk(env, info, random.Random(0), turns=2)
+        assert last[2] or last[3], "max_turns does not end the episode"
+        assert not (last[2] and last[3]), "an episode is terminated and truncated at once"
+        _expect_ended(env, "a step after the end")
+        env.reset(seed=0)
+        env.step("look")
+    return "a step outside an episode is refused, and reset begins anew"
+
+
+def _oracle(make: MakeEnv) -> str:
+    solved, turns = 0, 0
+    with _opened(make) as (env,):
+        for task in _sample(env):
+            observation, _ = env.reset(seed=0, options={"task": task.id})
+            assert isinstance(observation, str)
+            actions = env.expert()
+            if actions is None:
+                raise _NotApplicableError("it has no expert")
+            info, ended = Info({}), False
+            for action in actions:
+                *_, terminated, truncated, info = env.step(action)
+                turns += 1
+                ended = terminated or truncated
+                if ended:
+                    break
+            assert ended and info["success"], f"the expert does not solve task {task.id!r}"
+            solved += 1
+    return f"the expert solves {solved} of {solved} tasks, in {turns / solved:.1f} turns"
+
+
+CHECKS: dict[str, Callable[[MakeEnv], str]] = {
+    "gymnasium": _gymnasium,
+    "info": _info,
+    "tasks": _tasks,
+    "determinism": _determinism,
+    "hygiene": _hygiene,
+    "interleaved": _interleaved,
+    "globals": _globals,
+    "fork": _fork,
+    "bad actions": _bad_actions,
+    "after the end": _after_the_end,
+    "oracle": _oracle,
+}
+"""By name, in the order in which they run."""
+
+
+# -- episodes ----------------------------------------------------------------------------------------------------------
+
+Answer = tuple[str, float, bool, bool, Info]
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """One turn of a recorded episode; the first has no action."""
+
+    action: str
+    observation: str
+    reward: float
+    ended: bool
+
+
+@contextlib.contextmanager
+def _opened(make: MakeEnv, count: int = 1) -> Iterator[tuple[Any, ...]]:
+    with contextlib.ExitStack() as stack:
+        envs = []
+        for _ in range(count):
+            envs.append(make())
+            stack.callback(envs[-1].close)
+        yield tuple(envs)
+
+
+def _walk(env: TextEnv, info: Info, rng: random.Random, *, turns: int = _TURNS) -> Iterator[Answer]:
+    """Act at random where the environment says what can be done, else as its expert does, else in vain."""
+    expert = None if info["admissible_actions"] else env.expert()
+    for _ in range(turns):
+        admissible = info["admissible_actions"]
+        action = rng.choice(admissible) if admissible else next(expert, "look") if expert else "look"
+        answer = env.step(action)
+        yield answer
+        info = answer[4]
+        if answer[2] or answer[3]:
+            return
+
+
+def _record(env: TextEnv, seed: int) -> list[_Moment]:
+    """Play a random episode of a few turns and write it down."""
+    observation, info = env.reset(seed=seed)
+    moments = [_Moment("", observation, 0.0, False)]
+    for observation, reward, terminated, truncated, _ in _walk(env, info, random.Random(seed)):
+        action, _ = env._history[-1]
+        moments.append(_Moment(action, observation, reward, terminated or truncated))
+    return moments
+
+
+def _follow(env: TextEnv, seed: int, moments: list[_Moment], who: str) -> None:
+    """Play a recorded episode again and demand the same answers."""
+    for _ in _follower(env, seed, moments, who):
+        pass
+
+
+def _follower(env: TextEnv, seed: int, moments: list[_Moment], who: str = "another environment") -> Iterator[bool]:
+    for turn, moment in enumerate(moments):
+        if turn == 0:
+            observation, reward, ended = env.reset(seed=seed)[0], 0.0, False
+        else:
+            observation, reward, terminated, truncated, _ = env.step(moment.action)
+            ended = terminated or truncated
+        _check_same(env, moment, (observation, reward, ended), f"{who} answers differently at turn {turn}")
+        yield True
+
+
+def _check_same(env: TextEnv, moment: _Moment, found: tuple[str, float, bool], what: str) -> None:
+    observation, reward, ended = found
+    assert env.same_observation(moment.observation, observation), (
+        f"{what}: {_difference(moment.observation, observation)}"
+    )
+    assert (reward, ended) == (moment.reward, moment.ended), (
+        f"{what}: reward {reward} instead of {moment.reward}, ended {ended} instead of {moment.ended}"
+    )
+
+
+def _check_fork(parent: TextEnv, seed: int, record: list[_Moment], at: int) -> None:
+    """Fork after turn `at`; the child, let loose first, and then the parent both go on as recorded."""
+    _follow(parent, seed, record[: at + 1], "the parent")
+    stray, child = parent.fork(), parent.fork()
+    rest = record[at + 1 :]
+    with contextlib.closing(stray), contextlib.closing(child):
+        with contextlib.suppress(EpisodeEnded):
+            for action in ("look", "", *(moment.action for moment in rest[1:])):
+                stray.step(action)
+        for who, env in (("a fork", child), ("a parent whose forks went on", parent)):
+            for turn, moment in enumerate(rest, at + 1):
+                observation, reward, terminated, truncated, _ = env.step(moment.action)
+                found = observation, reward, terminated or truncated
+                _check_same(env, moment, found, f"{who} (made after turn {at}) answers differently at turn {turn}")
+
+
+def _check_info(info: Info, env: TextEnv, *, turn: int) -> None:
+    missing = [key for key in INFO_KEYS if key not in info]
+    assert not missing, f"info lacks {missing} at turn {turn}"
+    assert info["turn"] == turn, f"info['turn'] is {info['turn']} at turn {turn}"
+    kinds = {"task_id": str, "goal": str, "success": bool, "invalid_action": bool}
+    for key, kind in kinds.items():
+        assert isinstance(info[key], kind), f"info[{key!r}] is {info[key]!r} at turn {turn}, not a {kind.__name__}"
+    assert 0 <= info["score"] <= 1, f"info['score'] is {info['score']} at turn {turn}, outside [0, 1]"
+    admissible = info["admissible_actions"]
+    assert admissible is None or all(isinstance(action, str) for action in admissible), (
+        "admissible actions are no texts"
+    )
+    assert env.task is not None and info["task_id"] == env.task.id
+
+
+def _expect_ended(env: TextEnv, what: str) -> None:
+    try:
+        env.step("look")
+    except EpisodeEnded:
+        return
+    raise AssertionError(f"{what} does not raise EpisodeEnded")
+
+
+def _sample(env: TextEnv, count: int = 3) -> list[Task]:
+    """Return the first, a middle and the last task of the environment's split."""
+    tasks = env.tasks(env.split)
+    return [tasks[index] for index in sorted({round(i * (len(tasks) - 1) / (count - 1)) for i in range(count)})]
+
+
+def _global_state() -> dict[str, Any]:
+    state = {
+        "random's generator": random.getstate(),
+        "numpy's global generator": repr(np.random.get_state()),  # noqa: NPY002 - to see that nobody touches it
+        "the working directory": os.getcwd(),  # noqa: PTH109
+        "sys.argv": copy.copy(sys.argv),
+        "the environment variables": dict(os.environ),
+    }
+    if "torch" in sys.modules:
+        state["torch's global generator"] = sys.modules["torch"].get_rng_state().tolist()
+    return state
+
+
+def _difference(expected: str, found: str) -> str:
+    """Show where two texts part."""
+    at = next(
+        (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
+    )
+    start = max(0, at - 20)
+    return f"{found[start : at + 40]!r} instead of {expected[start : at + 40]!r} (character {at})"

@@ -1,0 +1,169 @@
+"""Any gymnasium environment of text as a TextEnv: tasks are seeds, and a fork plays the episode's actions again."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self, overload
+
+import gymnasium
+
+from agent_gym.env import State, Task, TextEnv
+from agent_gym.errors import ConfigError, UnknownIdError
+
+AnyEnv = gymnasium.Env[Any, Any]
+Judge = Callable[[float, Mapping[str, Any]], bool]
+"""Tells from the sum of an episode's rewards and the last info whether the task is solved."""
+
+SEEDS_A_SPLIT = 1_000_000
+_SUCCESS_KEYS = ("success", "is_success", "won")
+_ADMISSIBLE_KEYS = ("admissible_actions", "admissible_commands", "available_actions", "valid_actions")
+
+
+def rewarded(total: float, info: Mapping[str, Any]) -> bool:
+    """Return what the info says ("success", "is_success" or "won"), else whether the rewards add up to more than 0."""
+    for key in _SUCCESS_KEYS:
+        if key in info:
+            return bool(info[key])
+    return total > 0
+
+
+class GymnasiumTextEnv(TextEnv):
+    """Wraps a gymnasium environment whose observations and actions are text; see `TextEnv.from_gymnasium`.
+
+    Args:
+        env: An id that gymnasium knows, or a function that makes the environment.
+        split: "train", "valid" or "test"; they are disjoint ranges of seeds.
+        goal: What the agent is told to reach; may contain nothing that differs between tasks.
+        success: Judges an episode when it ends.
+        bad_action: What the environment raises on an action that it does not understand; it becomes an observation.
+        max_turns: The episode is truncated after so many turns.
+        render_mode: "ansi" or None.
+        **kwargs: Arguments for `gymnasium.make`, where `env` is an id.
+
+    Raises:
+        UnknownIdError: gymnasium does not know the id.
+        ConfigError: Its observations or actions are no text.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
+
+    def __init__(
+        self,
+        env: str | Callable[[], AnyEnv],
+        *,
+        split: str = "train",
+        goal: str = "",
+        success: Judge = rewarded,
+        bad_action: tuple[type[Exception], ...] = (ValueError, KeyError),
+        max_turns: int = 50,
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(max_turns=max_turns, split=split, render_mode=render_mode)
+        self._make = _maker(env, kwargs)
+        self._goal, self._success, self._bad_action = goal, success, bad_action
+        self._env = self._make()
+        _check_text(self._env)
+        self._total = 0.0
+
+    def tasks(self, split: str) -> Sequence[Task]:
+        """Return one task a seed."""
+        start = self.splits.index(split) * SEEDS_A_SPLIT
+        return _Seeds(range(start, start + SEEDS_A_SPLIT), split)
+
+    def find_task(self, task_id: str) -> Task:
+        """Return the task of a seed.
+
+        Raises:
+            UnknownIdError: The id is not "seed-N" with a seed of one of the splits.
+        """
+        digits = task_id.removeprefix("seed-")
+        if digits.isdecimal() and digits.isascii() and task_id == f"seed-{int(digits)}":
+            number = int(digits) // SEEDS_A_SPLIT
+            if number < len(self.splits):
+                return Task(task_id, self.splits[number])
+        raise UnknownIdError(f"Unknown task {task_id!r}: the ids go from 'seed-0' to 'seed-{3 * SEEDS_A_SPLIT - 1}'.")
+
+    def close(self) -> None:
+        """Close the wrapped environment."""
+        self._env.close()
+
+    def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
+        observation, info = self._env.reset(seed=int(task.id.removeprefix("seed-")))
+        self._total = 0.0
+        return str(observation), self._state(info)
+
+    def _act(self, action: str) -> tuple[str, State]:
+        try:
+            observation, reward, terminated, truncated, info = self._env.step(action)
+        except self._bad_action as error:
+            return f"This action is not understood: {error}.", self._state({}, invalid_action=True)
+        self._total += float(reward)
+        ended = bool(terminated or truncated)
+        success = ended and self._success(self._total, info)
+        invalid = bool(info.get("invalid_action", False))
+        state = self._state(info, float(reward), terminated=ended, success=success, invalid_action=invalid)
+        return str(observation), state
+
+    def _state(self, info: Mapping[str, Any], reward: float = 0.0, **values: Any) -> State:
+        admissible = next((info[key] for key in _ADMISSIBLE_KEYS if info.get(key) is not None), None)
+        listed = None if admissible is None else list(map(str, admissible))
+        return State(
+            goal=self._goal,
+            reward=reward,
+            score=float(values.get("success", False)),
+            admissible=None if listed is None else lambda: list(listed),
+            **values,
+        )
+
+    def _copy(self) -> Self:
+        fresh = type(self)(
+            self._make,
+            split=self.split,
+            goal=self._goal,
+            success=self._success,
+            bad_action=self._bad_action,
+            max_turns=self.max_turns,
+            render_mode=self.render_mode,
+        )
+        return self._replay_on(fresh)
+
+
+class _Seeds(Sequence[Task]):
+    """Tasks that are seeds, made one at a time."""
+
+    def __init__(self, seeds: range, split: str) -> None:
+        self._seeds = seeds
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Task]: ...
+
+    def __getitem__(self, index: int | slice) -> Task | list[Task]:
+        if isinstance(index, slice):
+            return [Task(f"seed-{seed}", self._split) for seed in self._seeds[index]]
+        return Task(f"seed-{self._seeds[index]}", self._split)
+
+
+def _maker(env: str | Callable[[], AnyEnv], kwargs: dict[str, Any]) -> Callable[[], AnyEnv]:
+    if not isinstance(env, str):
+        return env
+
+    def make() -> AnyEnv:
+        try:
+            return gymnasium.make(env, **kwargs)
+        except gymnasium.error.UnregisteredEnv as error:
+            raise UnknownIdError(f"gymnasium does not know the environment {env!r}: {error}") from error
+
+    return make
+
+
+def _check_text(env: AnyEnv) -> None:
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not isinstance(space, gymnasium.spaces.Text):
+            raise ConfigError(f"The {what} of {env} are {space}, not text: wrap it so that they become text.")
