@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,27 +68,53 @@ def register(
         _tell_gymnasium(spec)
 
 
-def make(id: str, **kwargs: Any) -> "TextEnv":
+WRAPPERS = {
+    "admissible-hint": "agent_gym.envs.wrappers:AdmissibleHint",
+    "episode-recorder": "agent_gym.envs.wrappers:EpisodeRecorder",
+    "history-window": "agent_gym.envs.wrappers:HistoryWindow",
+    "invalid-action-penalty": "agent_gym.envs.wrappers:InvalidActionPenalty",
+    "reward-scaling": "agent_gym.envs.wrappers:RewardScaling",
+    "turn-limit": "agent_gym.envs.wrappers:TurnLimit",
+}
+"""Wrappers by name."""
+
+
+def make(id: str, *, wrappers: Sequence[Mapping[str, Any]] = (), **kwargs: Any) -> "TextEnv":
     """Make an environment.
 
     Args:
         id: A short name ("alfworld"), a gymnasium id ("agent_gym/ALFWorld-v1") or "module:Class" (or
             "file.py:Class") of an environment of your own.
+        wrappers: Put around it, the innermost first: {"id": a name of `WRAPPERS` or "module:Class", and arguments}.
         **kwargs: Arguments of its constructor, over the registered defaults.
 
     Raises:
         UnknownIdError: Nothing is registered under that id; the message names the nearest.
-        ConfigError: The constructor does not know one of the arguments.
+        ConfigError: The constructor does not know, or lacks, one of the arguments.
     """
     spec = find_spec(id)
     constructor = resolve(spec.entry_point)
     register_in_gymnasium()
+    env = _construct(f"environment {id!r}", constructor, {**spec.kwargs, **kwargs})
+    for wrapper in wrappers:
+        env = _wrap(env, dict(wrapper))
+    return env
+
+
+def _wrap(env: "TextEnv", arguments: dict[str, Any]) -> "TextEnv":
+    name = str(arguments.pop("id", ""))
+    if name not in WRAPPERS and ":" not in name:
+        raise UnknownIdError.of("wrapper", name, WRAPPERS)
+    return _construct(f"wrapper {name!r}", resolve(WRAPPERS.get(name, name)), {"env": env, **arguments})
+
+
+def _construct(what: str, constructor: "Callable[..., TextEnv]", arguments: dict[str, Any]) -> "TextEnv":
     try:
-        return constructor(**{**spec.kwargs, **kwargs})
+        return constructor(**arguments)
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if "keyword argument" not in str(error) and "keyword-only argument" not in str(error):
             raise
-        raise ConfigError(f"The environment {id!r} does not take this argument: {error}.") from error
+        raise ConfigError(f"The {what} cannot be made with these arguments: {error}.") from error
 
 
 def specs() -> list[EnvSpec]:
@@ -185,4 +211,10 @@ register(
     "agent_gym.envs.alfworld:AlfworldEnv",
     gymnasium_id=f"{NAMESPACE}/ALFWorld-v1",
     description="household tasks in text; generated games or the official ones",
+)
+register(
+    "webshop",
+    "agent_gym.envs.webshop:WebShopEnv",
+    gymnasium_id=f"{NAMESPACE}/WebShop-v1",
+    description="buying by instruction in a shop of text pages; a synthetic catalogue or the original files",
 )

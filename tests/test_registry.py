@@ -76,7 +76,7 @@ def test_unknown_ids_and_arguments_are_named() -> None:
     with pytest.raises(UnknownIdError, match="did you mean 'alfworld'"):
         registry.make("alfwrld")
     registry.register("word", WordEnv)
-    with pytest.raises(ConfigError, match=r"does not take this argument.*colour"):
+    with pytest.raises(ConfigError, match=r"cannot be made with these arguments.*colour"):
         registry.make("word", colour="red")
 
 
