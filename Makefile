@@ -1,4 +1,4 @@
-# make demo   set up, then train an agent on household tasks (about six minutes on two cores)
+# make demo   set up, then train an agent on household tasks (about nine minutes on two cores)
 # make test   set up, then run the whole test suite
 # make check  set up, then lint, types and tests
 
