@@ -8,7 +8,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, overload
 
 import gymnasium
 import numpy as np
@@ -43,6 +43,33 @@ class Task:
     id: str
     split: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LazyTasks(Sequence[Task]):
+    """Tasks of a split that are made one at a time, when they are asked for.
+
+    Args:
+        count: How many there are.
+        task_at: Makes the task at an index in [0, count).
+    """
+
+    def __init__(self, count: int, task_at: Callable[[int], Task]) -> None:
+        self._count = count
+        self._task_at = task_at
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Task]: ...
+
+    def __getitem__(self, index: int | slice) -> Task | list[Task]:
+        if isinstance(index, slice):
+            return [self._task_at(i) for i in range(*index.indices(self._count))]
+        return self._task_at(range(self._count)[index])
 
 
 @dataclass(slots=True)

@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Self
 
 import gymnasium
 
-from agent_gym.env import State, Task, TextEnv
+from agent_gym.env import LazyTasks, State, Task, TextEnv
 from agent_gym.errors import ConfigError, UnknownIdError
 
 AnyEnv = gymnasium.Env[Any, Any]
@@ -68,7 +68,7 @@ class GymnasiumTextEnv(TextEnv):
     def tasks(self, split: str) -> Sequence[Task]:
         """Return one task a seed."""
         start = self.splits.index(split) * SEEDS_A_SPLIT
-        return _Seeds(range(start, start + SEEDS_A_SPLIT), split)
+        return LazyTasks(SEEDS_A_SPLIT, lambda index: Task(f"seed-{start + index}", split))
 
     def find_task(self, task_id: str) -> Task:
         """Return the task of a seed.
@@ -126,28 +126,6 @@ class GymnasiumTextEnv(TextEnv):
             render_mode=self.render_mode,
         )
         return self._replay_on(fresh)
-
-
-class _Seeds(Sequence[Task]):
-    """Tasks that are seeds, made one at a time."""
-
-    def __init__(self, seeds: range, split: str) -> None:
-        self._seeds = seeds
-        self._split = split
-
-    def __len__(self) -> int:
-        return len(self._seeds)
-
-    @overload
-    def __getitem__(self, index: int) -> Task: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Task]: ...
-
-    def __getitem__(self, index: int | slice) -> Task | list[Task]:
-        if isinstance(index, slice):
-            return [Task(f"seed-{seed}", self._split) for seed in self._seeds[index]]
-        return Task(f"seed-{self._seeds[index]}", self._split)
 
 
 def _maker(env: str | Callable[[], AnyEnv], kwargs: dict[str, Any]) -> Callable[[], AnyEnv]:

@@ -7,9 +7,9 @@ import copy
 import random
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol, Self, overload
+from typing import ClassVar, Protocol, Self
 
-from agent_gym.env import State, Task, TextEnv
+from agent_gym.env import LazyTasks, State, Task, TextEnv
 from agent_gym.envs.alfworld.engine import Simulator
 from agent_gym.envs.alfworld.expert import explore
 from agent_gym.envs.alfworld.loading import GameLibrary, load_games
@@ -92,7 +92,10 @@ class AlfworldEnv(TextEnv):
 
     def tasks(self, split: str) -> Sequence[Task]:
         """Return the tasks of a split; nothing is loaded or generated."""
-        return _Tasks(self._sources[split], split) if split in self._sources else ()
+        if split not in self._sources:
+            return ()
+        source = self._sources[split]
+        return LazyTasks(len(source), lambda index: _task(source, index, split))
 
     def find_task(self, task_id: str) -> Task:
         """Return the task with that id, from whichever split has it.
@@ -154,28 +157,6 @@ class AlfworldEnv(TextEnv):
             admissible=simulator.snapshot(),
             extra={"task_type": game.task_type},
         )
-
-
-class _Tasks(Sequence[Task]):
-    """The tasks of a source, made one at a time."""
-
-    def __init__(self, source: GameSource, split: str) -> None:
-        self._source = source
-        self._split = split
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    @overload
-    def __getitem__(self, index: int) -> Task: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Task]: ...
-
-    def __getitem__(self, index: int | slice) -> Task | list[Task]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return _task(self._source, range(len(self))[index], self._split)
 
 
 def _task(source: GameSource, index: int, split: str) -> Task:

@@ -8,9 +8,9 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self
 
-from agent_gym.env import State, Task, TextEnv
+from agent_gym.env import LazyTasks, State, Task, TextEnv
 from agent_gym.envs.webshop.catalogue import Goal, Product, Shop, synthetic_shop
 from agent_gym.envs.webshop.pages import Page, Text, act, clickables, content
 from agent_gym.envs.webshop.reward import RewardParts, score_purchase
@@ -70,7 +70,8 @@ class WebShopEnv(TextEnv):
         starts = sorted(_SPLIT_STARTS.values())
         start = _SPLIT_STARTS[split]
         end = min((other for other in starts if other > start), default=count)
-        return _Goals(range(min(start, count), min(end, count)), split)
+        numbers = range(min(start, count), min(end, count))
+        return LazyTasks(len(numbers), lambda index: Task(_task_id(numbers[index]), split))
 
     def find_task(self, task_id: str) -> Task:
         """Return the task with that id, from whichever split has it.
@@ -162,28 +163,6 @@ class WebShopEnv(TextEnv):
             return [f"click[{what}]" for what in clickables(page, show_attributes=show_attributes)]
 
         return listed
-
-
-class _Goals(Sequence[Task]):
-    """The goals of a split, as tasks that are made one at a time."""
-
-    def __init__(self, numbers: range, split: str) -> None:
-        self._numbers = numbers
-        self._split = split
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> Task: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Task]: ...
-
-    def __getitem__(self, index: int | slice) -> Task | list[Task]:
-        if isinstance(index, slice):
-            return [Task(_task_id(number), self._split) for number in self._numbers[index]]
-        return Task(_task_id(self._numbers[index]), self._split)
 
 
 def _task_id(number: int) -> str:
