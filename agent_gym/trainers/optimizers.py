@@ -16,7 +16,8 @@ class BatchedMuon(torch.optim.Muon):
     """torch's Muon in the precision of the weights, over all matrices of a shape at once.
 
     torch orthogonalises one matrix after the other and always in bfloat16, which most processors only emulate: there
-    the optimiser took five times as long as everything else in a step. State and arguments are torch's.
+    the optimiser took five times as long as everything else in a step. State and arguments are torch's, but for one:
+    the size of the steps is always that of `adjust_lr_fn="match_rms_adamw"`.
     """
 
     @torch.no_grad()

@@ -67,14 +67,12 @@ def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> tuple[Pr
 def corpus(config: TrainConfig) -> list[str]:
     """Return what the environment says and is answered in demonstrated episodes, detours included."""
     env = demonstration_env(config)
-    demonstrator = Demonstrator(demonstration_settings(config.warm_start))
-    settings = episode_settings(config.rollout, 1.0)
+    policy = _whoever_can(Demonstrator(demonstration_settings(config.warm_start)))
+    chat, parsed, settings = ByteChat(), syntax(config.rollout.syntax), episode_settings(config.rollout, 1.0)
     texts = [config.rollout.system_prompt]
     for number in range(_CORPUS_EPISODES):
         seed = derive_seed(config.seed, "corpus", number)
-        trajectory = play(
-            env, _whoever_can(demonstrator), ByteChat(), syntax(config.rollout.syntax), settings, seed=seed
-        )
+        trajectory = play(env, policy, chat, parsed, settings, seed=seed)
         texts += [f"Goal: {trajectory.goal}.", trajectory.final_observation, *_said(trajectory)]
     env.close()
     return texts
