@@ -170,6 +170,10 @@ class TextEnv(gymnasium.Env[str, str]):
     splits: ClassVar[tuple[str, ...]] = ("train",)
     task_noun: ClassVar[str] = "task"
     """What one task is called when speaking to people."""
+    isolate: ClassVar[bool] = False
+    """Whether `agent_gym.make` runs it in a process of its own: it is not thread-safe, or can take the process down."""
+    blocking: ClassVar[bool] = False
+    """Whether a turn waits for another process; rollouts then take it in a thread, so that others can go on."""
 
     def __init__(self, *, max_turns: int = 50, split: str = "train", render_mode: str | None = None) -> None:
         if max_turns < 1:

@@ -33,6 +33,14 @@ class EpisodeEnded(AgentGymError):  # noqa: N818 - the design's word for it
     """`step` was called after the episode had terminated or was truncated, or before `reset`."""
 
 
+class StaleInfo(AgentGymError):  # noqa: N818 - it is the info that is stale
+    """A lazy value of an earlier turn was read after the environment, which cannot go back, had moved on."""
+
+
+class WorkerError(AgentGymError):
+    """The process that runs an environment has died, or has not answered in time and was ended."""
+
+
 class ForkDiverged(AgentGymError):  # noqa: N818 - the design's word for it
     """Replaying the actions of an episode on a fresh environment gave another observation."""
 

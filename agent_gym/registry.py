@@ -79,23 +79,30 @@ WRAPPERS = {
 """Wrappers by name."""
 
 
-def make(id: str, *, wrappers: Sequence[Mapping[str, Any]] = (), **kwargs: Any) -> "TextEnv":
+def make(id: str, *, wrappers: Sequence[Mapping[str, Any]] = (), worker: str = "auto", **kwargs: Any) -> "TextEnv":
     """Make an environment.
 
     Args:
         id: A short name ("alfworld"), a gymnasium id ("agent_gym/ALFWorld-v1") or "module:Class" (or
             "file.py:Class") of an environment of your own.
         wrappers: Put around it, the innermost first: {"id": a name of `WRAPPERS` or "module:Class", and arguments}.
-        **kwargs: Arguments of its constructor, over the registered defaults.
+        worker: Where it runs: "inline", in a "process" of its own (see `ProcessEnv`), or as its class says ("auto").
+        **kwargs: Arguments of its constructor, over the registered defaults; for a process also "call_timeout".
 
     Raises:
         UnknownIdError: Nothing is registered under that id; the message names the nearest.
         ConfigError: The constructor does not know, or lacks, one of the arguments.
     """
+    if worker not in ("auto", "inline", "process"):
+        raise UnknownIdError.of("worker", worker, ("auto", "inline", "process"))
     spec = find_spec(id)
     constructor = resolve(spec.entry_point)
     register_in_gymnasium()
-    env = _construct(f"environment {id!r}", constructor, {**spec.kwargs, **kwargs})
+    if worker == "process" or (worker == "auto" and getattr(constructor, "isolate", False)):
+        constructor, kwargs = resolve("agent_gym.envs.process_env:ProcessEnv"), {"id": id, **kwargs}
+    else:
+        kwargs = {**spec.kwargs, **kwargs}
+    env = _construct(f"environment {id!r}", constructor, kwargs)
     for wrapper in wrappers:
         env = _wrap(env, dict(wrapper))
     return env

@@ -72,7 +72,7 @@ async def measure(chat: Chat, engine: Engine) -> tuple[float, float]:
     settings = EpisodeSettings(Sampling(max_tokens=64))
     episodes = [Episode(TrivialEnv(max_turns=10**6), engine, chat, settings, seed=seed) for seed in range(EPISODES)]
     for episode in episodes:
-        episode.start()
+        await episode.start()
     gc.collect()
     await play(episodes, 50 - WINDOW // 2)
     early = await timed(episodes)

@@ -1,21 +1,21 @@
 """Small environments, models and records for the tests."""
 
 import asyncio
-import copy
 import json
 import random
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
+from small_envs import WORDS, CountEnv, Fragile, Numbered, WordEnv
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from agent_gym.engines.base import Completion, Engine, Sampling
-from agent_gym.env import State, Task, TextEnv
 from agent_gym.trajectory import Trajectory
 
-WORDS = ("apple", "bread", "chair", "dish")
+__all__ = ["WORDS", "CountEnv", "Fragile", "Numbered", "WordEnv"]
+
 TEXTS = [f"say {word}. {word}, up, down, stop, the number is {n}; {word} {n}" for n, word in enumerate(WORDS)] * 4
 
 
@@ -26,89 +26,6 @@ def golden(name: str) -> Any:
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
-
-
-class WordEnv(TextEnv):
-    """The observation names a word; saying it is worth 1. One turn."""
-
-    splits: ClassVar[tuple[str, ...]] = ("train", "test")
-
-    def tasks(self, split: str) -> Sequence[Task]:
-        return [Task(word, split) for word in (WORDS if split == "train" else ["elbow"])]
-
-    def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
-        return f"say {task.id}", self._state()
-
-    def _act(self, action: str) -> tuple[str, State]:
-        right = action == self._word()
-        return "done", self._state(reward=float(right), terminated=True, success=right, score=float(right))
-
-    def _copy(self) -> Self:
-        return copy.copy(self)
-
-    def expert(self) -> Iterator[str]:
-        return iter([self._word()])
-
-    def _word(self) -> str:
-        assert self.task is not None
-        return self.task.id
-
-    def _state(self, **values: Any) -> State:
-        return State(goal=f"say {self._word()}", admissible=lambda: list(WORDS), **values)
-
-
-class CountEnv(TextEnv):
-    """Count "up" or "down" to 3; "stop" gives up, "crash" raises; every observation ends with a random number."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.value = 0
-        self.rng = random.Random(0)
-        self.closed = False
-
-    def tasks(self, split: str) -> Sequence[Task]:
-        return [Task(f"count {number}", split) for number in range(5)]
-
-    def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
-        self.rng, self.value = rng, 0
-        return self._said(), self._state()
-
-    def _act(self, action: str) -> tuple[str, State]:
-        if action == "crash":
-            raise RuntimeError("the environment broke")
-        known = action in ("up", "down", "stop")
-        self.value += {"up": 1, "down": -1}.get(action, 0)
-        won = self.value == 3
-        ended = won or action == "stop"
-        return self._said(), self._state(
-            reward=float(won), terminated=ended, success=won, score=max(self.value, 0) / 3, invalid_action=not known
-        )
-
-    def _copy(self) -> Self:
-        twin = copy.copy(self)
-        twin.rng = random.Random()
-        twin.rng.setstate(self.rng.getstate())
-        return twin
-
-    def expert(self) -> Iterator[str]:
-        return iter(["up", "up", "up"])
-
-    def close(self) -> None:
-        self.closed = True
-
-    def _said(self) -> str:
-        return f"the number is {self.value}; {self.rng.randrange(100)}"
-
-    def _state(self, **values: Any) -> State:
-        value = self.value
-        return State(goal="count to 3", admissible=lambda: ["up", "down", f"stop {value}"], **values)
-
-
-class Numbered(CountEnv):
-    """Says where it lies in memory: no two instances are alike."""
-
-    def _said(self) -> str:
-        return f"{id(self)}: {super()._said()}"
 
 
 class RecordingEngine(Engine):

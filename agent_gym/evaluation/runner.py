@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from agent_gym.config import EvalConfig, as_dict
@@ -67,9 +68,8 @@ def _play_with_model(config: EvalConfig, jobs: list[Job], on_episode: OnEpisode 
     collector = Collector(
         lambda: _make(config), engine, chat, settings, concurrency=section.concurrency, env_id=config.env.id
     )
-    trajectories = asyncio.run(collector.play(jobs, on_episode))
-    collector.close()
-    return trajectories
+    with closing(collector):
+        return asyncio.run(collector.play(jobs, on_episode))
 
 
 def _engine(config: EvalConfig) -> tuple[Engine, Chat]:

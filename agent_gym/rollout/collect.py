@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from agent_gym.engines.base import Engine
 from agent_gym.env import TextEnv
+from agent_gym.errors import WorkerError
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import Episode, EpisodeSettings
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.rollout.workers import EnvFactory, Workers
 from agent_gym.trajectory import Group, Trajectory
 
-EnvFactory = Callable[[], TextEnv]
 OnEpisode = Callable[[Trajectory], None]
 
 
@@ -51,13 +52,12 @@ class Collector:
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}.")
-        self.make_env = make_env
         self.engine = engine
         self.chat = chat
         self.settings = settings
         self.concurrency = concurrency
         self.env_id = env_id
-        self._idle: list[TextEnv] = []
+        self._workers = Workers(make_env, concurrency)
 
     async def play(self, jobs: Sequence[Job], on_episode: OnEpisode | None = None) -> list[Trajectory]:
         """Play all jobs; the result has their order. `on_episode` is called as each one ends."""
@@ -114,23 +114,37 @@ class Collector:
     @property
     def probe(self) -> TextEnv:
         """One of the collector's environments, to ask for tasks; it may be playing the next moment."""
-        if not self._idle:
-            self._idle.append(self.make_env())
-        return self._idle[-1]
+        return self._workers.peek()
 
     def close(self) -> None:
         """Close the environments."""
-        while self._idle:
-            self._idle.pop().close()
+        self._workers.close()
 
     async def _play_one(self, job: Job) -> Trajectory:
-        env = self._idle.pop() if self._idle else self.make_env()
-        episode = Episode(env, self.engine, self.chat, self.settings, job.task_id, job.seed, job.env_seed)
+        """Play an episode; one whose worker died or hung is played once more, from its beginning."""
+        trajectory, failure = await self._attempt(job)
+        if isinstance(failure, WorkerError):
+            trajectory, _ = await self._attempt(job)
+            trajectory.metadata["retried"] = str(failure)
+        return trajectory
+
+    async def _attempt(self, job: Job) -> tuple[Trajectory, Exception | None]:
+        env = self._workers.take()
+        episode = Episode(
+            env,
+            self.engine,
+            self.chat,
+            self.settings,
+            job.task_id,
+            job.seed,
+            job.env_seed,
+            self._workers.caller(env),
+        )
         episode.trajectory.id, episode.trajectory.group_id = job.id, job.group_id
         episode.trajectory.env_id = self.env_id
         trajectory = await episode.run()
         if trajectory.error is None:
-            self._idle.append(env)
+            self._workers.give_back(env)
         else:
-            env.close()
-        return trajectory
+            self._workers.discard(env)
+        return trajectory, episode.failure

@@ -10,9 +10,13 @@ from agent_gym.env import Info, TextEnv
 from agent_gym.rollout.actions import ActionParser, plain, syntax
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.rollout.workers import Caller, inline
 from agent_gym.trajectory import Trajectory, Turn
 
 logger = logging.getLogger(__name__)
+
+Answer = tuple[str, float, bool, bool, Info]
+"""What `TextEnv.step` returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Episode:
         task_id: The task, or None to let the seed choose.
         seed: Seeds the sampling of every turn, and the environment too unless `env_seed` is given.
         env_seed: Seeds the environment: the members of a group share it, so that they begin alike.
+        call: How the environment is called, see `Workers.caller`.
     """
 
     env: TextEnv
@@ -61,7 +66,10 @@ class Episode:
     task_id: str | None = None
     seed: int = 0
     env_seed: int | None = None
+    call: Caller = inline
     trajectory: Trajectory = field(init=False)
+    failure: Exception | None = field(init=False, default=None)
+    """What ended the episode before its time."""
     _session: Session | None = field(init=False, default=None)
     _observation: str = field(init=False, default="")
 
@@ -77,20 +85,21 @@ class Episode:
         """
         try:
             if self._session is None:
-                self.start()
+                await self.start()
             while await self.take_turn():
                 pass
         except Exception as error:
             logger.warning("Episode of task %s failed: %s", self.trajectory.task_id, error, exc_info=True)
-            self.trajectory.error = f"{type(error).__name__}: {error}"
+            self.failure, self.trajectory.error = error, f"{type(error).__name__}: {error}"
         finally:
             self.close()
         return self.trajectory
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Reset the environment and render the first prompt."""
         options = {"task": self.task_id} if self.task_id is not None else None
-        observation, info = self.env.reset(seed=self.seed if self.env_seed is None else self.env_seed, options=options)
+        seed = self.seed if self.env_seed is None else self.env_seed
+        observation, info = await self.call(self.env.reset, seed=seed, options=options)
         self.trajectory.task_id, self.trajectory.goal = info["task_id"], info["goal"]
         self._observation = observation
         self._session = self.engine.session()
@@ -108,7 +117,7 @@ class Episode:
         seeded = replace(sampling, seed=derive_seed(self.seed, len(trajectory.turns)))
         completion = await self.engine.generate(trajectory.token_ids, seeded, self._session)
         turn = self._record(completion, time.perf_counter() - started)
-        observation, info = act(self.env, trajectory, turn)
+        observation, info = await self._act(turn)
         self._observation = observation
         if trajectory.ended:
             return False
@@ -116,13 +125,14 @@ class Episode:
         trajectory.append_context(self.chat.extend(text, ended=self.chat.ended(completion.token_ids)))
         return True
 
-    def fork(self) -> "Episode":
+    async def fork(self) -> "Episode":
         """Return an independent episode in the same state: environment, tokens and the engine's cache.
 
         The child is sampled on with other random numbers than its parent only if its `seed` is changed; its trajectory
         has no id until its owner gives it one.
         """
-        child = Episode(self.env.fork(), self.engine, self.chat, self.settings, self.task_id, self.seed, self.env_seed)
+        env = await self.call(self.env.fork)
+        child = Episode(env, self.engine, self.chat, self.settings, self.task_id, self.seed, self.env_seed, self.call)
         parent = self.trajectory
         child.trajectory = replace(
             parent,
@@ -144,6 +154,12 @@ class Episode:
         """Give the engine's cache back; the environment stays with its owner."""
         if self._session is not None:
             self._session.close()
+
+    async def _act(self, turn: Turn) -> tuple[str, Info]:
+        started = time.perf_counter()
+        answer = await self.call(self.env.step, turn.action)
+        turn.env_seconds = time.perf_counter() - started
+        return note(self.trajectory, turn, answer)
 
     def _record(self, completion: Completion, seconds: float) -> Turn:
         """Append a generation to the trajectory, tokens as they were sampled, and parse the action."""
@@ -167,11 +183,9 @@ class Episode:
         return turn
 
 
-def act(env: TextEnv, trajectory: Trajectory, turn: Turn) -> tuple[str, Info]:
-    """Apply a turn's action and record what came of it; return the observation and the info."""
-    started = time.perf_counter()
-    observation, turn.reward, trajectory.terminated, trajectory.truncated, info = env.step(turn.action)
-    turn.env_seconds = time.perf_counter() - started
+def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]:
+    """Record what the environment answered to a turn's action; return the observation and the info."""
+    observation, turn.reward, trajectory.terminated, trajectory.truncated, info = answer
     turn.invalid_action = turn.invalid_action or bool(info["invalid_action"])
     trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
     if trajectory.ended:

@@ -5,6 +5,7 @@ A policy is a generator: it yields moves and is sent what the environment answer
 
 import logging
 import random
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from agent_gym.env import Info, TextEnv
 from agent_gym.errors import ConfigError
 from agent_gym.rollout.actions import Syntax
 from agent_gym.rollout.chat import Chat
-from agent_gym.rollout.episode import EpisodeSettings, act, shown
+from agent_gym.rollout.episode import EpisodeSettings, note, shown
 from agent_gym.trajectory import Trajectory, Turn
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,10 @@ def play(
         move = next(moves, None)
         while move is not None:
             turn = _record(trajectory, observation, move, chat, syntax)
-            observation, info = act(env, trajectory, turn)
+            started = time.perf_counter()
+            answer = env.step(turn.action)
+            turn.env_seconds = time.perf_counter() - started
+            observation, info = note(trajectory, turn, answer)
             if trajectory.ended:
                 break
             trajectory.append_context(chat.extend(shown(settings, observation, info, first=False), ended=True))

@@ -23,6 +23,8 @@ class Score:
     entropy: float
     """Mean over generated tokens, in nats."""
     generated_tokens: int
+    retried: int = 0
+    """Episodes that were played once more because their worker had died or hung."""
 
     def as_dict(self) -> dict[str, float]:
         """Return the numbers by name."""
@@ -39,6 +41,7 @@ def score(trajectories: Sequence[Trajectory]) -> Score:
         episodes=len(trajectories),
         successes=sum(trajectory.success for trajectory in valid),
         failed=len(trajectories) - len(valid),
+        retried=sum("retried" in trajectory.metadata for trajectory in trajectories),
         success_rate=sum(trajectory.success for trajectory in valid) / len(valid) if valid else nan,
         reward=statistics.fmean(trajectory.reward for trajectory in valid) if valid else nan,
         turns=len(turns) / len(valid) if valid else nan,

@@ -10,7 +10,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -226,19 +226,19 @@ class Trainer:
         if self._saved_optimizer:
             self.updater.load_state_dict(self._saved_optimizer)
         self.listener.stage("training", config.steps - self.step)
-        env = self._make_env(None)
-        collector = self._collector(None, config.rollout.temperature)
-        while self.step < config.steps:
-            record = self._one_step(env, collector, store)
-            self.run_folder.log(record)
-            numbers = {key: value for key, value in record.items() if isinstance(value, float)}
-            self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})
-            if config.measure.every and self.step % config.measure.every == 0 and self.step < config.steps:
-                self._measure(store, "during", config.measure.interim_tasks)
-            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
-                self._save()
-        collector.close()
-        env.close()
+        with (
+            closing(self._make_env(None)) as env,
+            closing(self._collector(None, config.rollout.temperature)) as collector,
+        ):
+            while self.step < config.steps:
+                record = self._one_step(env, collector, store)
+                self.run_folder.log(record)
+                numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+                self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})
+                if config.measure.every and self.step % config.measure.every == 0 and self.step < config.steps:
+                    self._measure(store, "during", config.measure.interim_tasks)
+                if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                    self._save()
 
     def _one_step(self, env: TextEnv, collector: Collector, store: TrajectoryStore) -> dict[str, Any]:
         """Collect groups, train on them, store them; return the record for the log."""
@@ -308,25 +308,23 @@ class Trainer:
         if not count or not section.tasks:
             return
         started = time.perf_counter()
-        collector = self._collector(section.split, section.temperature)
-        tasks = collector.probe.tasks(section.split)
-        count = min(count, len(tasks))
         step = max(self.step, 0)
         seed = derive_seed(self.config.seed, "measure")
-        jobs = [
-            Job(f"{phase}/{step}/{index}", f"{phase}/{step}/{index}", tasks[index].id, derive_seed(seed, index))
-            for index in range(count)
-        ]
-        if phase != "during":
-            self.listener.stage(phase, count)
         self.policy.model.eval()
 
         def heard(trajectory: Trajectory) -> None:
             if phase != "during":
                 self.listener.advance({"success": float(trajectory.success)})
 
-        trajectories = asyncio.run(collector.play(jobs, heard))
-        collector.close()
+        with closing(self._collector(section.split, section.temperature)) as collector:
+            tasks = collector.probe.tasks(section.split)
+            jobs = [
+                Job(f"{phase}/{step}/{index}", f"{phase}/{step}/{index}", tasks[index].id, derive_seed(seed, index))
+                for index in range(min(count, len(tasks)))
+            ]
+            if phase != "during":
+                self.listener.stage(phase, len(jobs))
+            trajectories = asyncio.run(collector.play(jobs, heard))
         store.add(trajectories, step=step, phase=phase)
         record = {"phase": phase, "step": step, "split": section.split, **score(trajectories).as_dict()}
         self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
@@ -394,5 +392,5 @@ def _score_of(records: list[dict[str, Any]], phase: str) -> Score | None:
     names = Score.__dataclass_fields__
     for record in reversed(records):
         if record.get("phase") == phase:
-            return Score(**{name: record[name] for name in names})
+            return Score(**{name: record[name] for name in names if name in record})
     return None

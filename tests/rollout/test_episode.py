@@ -217,10 +217,10 @@ def test_parent_and_child_share_the_prefix_and_then_do_not_disturb_each_other(to
     async def scene() -> tuple[Trajectory, Trajectory, int]:
         parent = Episode(CountEnv(max_turns=9), engine, chat, EpisodeSettings(Sampling(6)), seed=3)
         parent.trajectory.id = "parent"
-        parent.start()
+        await parent.start()
         await parent.take_turn()
         await parent.take_turn()
-        child = parent.fork()
+        child = await parent.fork()
         child.seed = 4
         shared = len(parent.trajectory.token_ids)
         # Interleaved, so that each could disturb the other.
@@ -247,9 +247,9 @@ def test_a_fork_with_the_same_seed_repeats_its_parent(tokenizer: Any, model: Any
 
     async def scene() -> tuple[Trajectory, Trajectory]:
         parent = Episode(CountEnv(max_turns=5), engine, chat, EpisodeSettings(Sampling(6)), seed=3)
-        parent.start()
+        await parent.start()
         await parent.take_turn()
-        child = parent.fork()
+        child = await parent.fork()
         return await parent.run(), await child.run()
 
     parent, child = run(scene())
