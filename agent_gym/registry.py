@@ -225,3 +225,9 @@ register(
     gymnasium_id=f"{NAMESPACE}/WebShop-v1",
     description="buying by instruction in a shop of text pages; a synthetic catalogue or the original files",
 )
+register(
+    "textworld",
+    "agent_gym.envs.textworld:TextWorldEnv",
+    gymnasium_id=f"{NAMESPACE}/TextWorld-v1",
+    description="text adventures: cooking, coin collector, treasure hunter and others, generated or from files",
+)
