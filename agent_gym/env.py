@@ -8,15 +8,16 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self, overload
 
 import gymnasium
 import numpy as np
 
 from agent_gym.errors import EpisodeEnded, ForkDiverged, UnknownIdError
+from agent_gym.info import INFO_KEYS, Info
 
-INFO_KEYS = ("task_id", "goal", "success", "score", "admissible_actions", "invalid_action", "turn")
-"""The keys of `info` at every reset and step of every environment."""
+__all__ = ["INFO_KEYS", "AnyText", "Info", "LazyTasks", "State", "Task", "TextEnv"]
 
 
 class AnyText(gymnasium.spaces.Text):
@@ -72,86 +73,6 @@ class LazyTasks(Sequence[Task]):
         return self._task_at(range(self._count)[index])
 
 
-@dataclass(slots=True)
-class _Lazy:
-    """Stands in an `Info` for a value that nobody has read yet."""
-
-    compute: Callable[[], Any]
-
-
-class Info(dict[str, Any]):
-    """The info of one turn: a dict whose expensive values are computed when they are first read.
-
-    `info["admissible_actions"]` runs the function that was given for it and keeps the result, so that an agent which
-    never looks does not pay. The function must capture the state of this turn (not of the environment as it moves on).
-    """
-
-    __slots__ = ()
-
-    def __init__(self, values: Mapping[str, Any], lazy: Mapping[str, Callable[[], Any]] | None = None) -> None:
-        super().__init__(values)
-        for key, compute in (lazy or {}).items():
-            self[key] = _Lazy(compute)
-
-    def __getitem__(self, key: str) -> Any:
-        value = dict.__getitem__(self, key)
-        if type(value) is _Lazy:
-            value = value.compute()
-            self[key] = value
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        # Having this of its own makes dict(info) and {**info} read through __getitem__.
-        return dict.__iter__(self)
-
-    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        return self.copy() | dict(other)
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key, computing it if it is lazy, after setting it to `default` if it is missing."""
-        super().setdefault(key, default)
-        return self[key]
-
-    def pop(self, key: str, *default: Any) -> Any:
-        """Remove a key and return its value, computing it if it is lazy."""
-        if key in self:
-            self[key]
-        return super().pop(key, *default)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of `key`, computing it if it is lazy, or `default`."""
-        return self[key] if key in self else default  # noqa: SIM401 - dict.get would not compute it
-
-    def items(self) -> Any:
-        """Return the items, all computed."""
-        self._compute_all()
-        return super().items()
-
-    def values(self) -> Any:
-        """Return the values, all computed."""
-        self._compute_all()
-        return super().values()
-
-    def copy(self) -> dict[str, Any]:
-        """Return a plain dict, all computed."""
-        return dict(self.items())
-
-    def __eq__(self, other: object) -> bool:
-        self._compute_all()
-        if isinstance(other, Info):
-            other._compute_all()
-        return dict.__eq__(self, other)
-
-    __hash__ = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Info, (self.copy(),))
-
-    def _compute_all(self) -> None:
-        for key in tuple(self):
-            self[key]
-
-
 class TextEnv(gymnasium.Env[str, str]):
     """A text environment: `reset` gives an observation, `step` takes an action, `fork` makes an independent twin.
 
@@ -170,6 +91,10 @@ class TextEnv(gymnasium.Env[str, str]):
     splits: ClassVar[tuple[str, ...]] = ("train",)
     task_noun: ClassVar[str] = "task"
     """What one task is called when speaking to people."""
+    checks: ClassVar[Mapping[str, str]] = {}
+    """Checks of its own that `agent-gym check` runs after those for every environment: "module:function" by name."""
+    requirements: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose version decides what it says; a manifest records them."""
     isolate: ClassVar[bool] = False
     """Whether `agent_gym.make` runs it in a process of its own: it is not thread-safe, or can take the process down."""
     blocking: ClassVar[bool] = False
@@ -257,6 +182,10 @@ class TextEnv(gymnasium.Env[str, str]):
         """
         actions = self.expert()
         return _repeat(actions) if actions is not None else None
+
+    def data_files(self) -> Mapping[str, Path]:
+        """Return the files and folders that decide what it says, by a name that is the same on every machine."""
+        return {}
 
     @staticmethod
     def from_gymnasium(env: "str | Callable[[], gymnasium.Env[Any, Any]]", **options: Any) -> "TextEnv":

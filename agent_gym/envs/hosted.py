@@ -103,7 +103,7 @@ class _Process:
         self.channel.send(("returned", os.getpid()))
 
     def _leave(self) -> None:
-        """End, because nobody listens any more; a template collects its hosts first, and takes those along that hang."""
+        """End, because nobody listens any more; a template waits for its hosts, and takes those along that hang."""
         if self.is_template and not _all_children_ended(_PATIENCE_SECONDS):
             os.killpg(0, signal.SIGKILL)
         os._exit(0)

@@ -5,7 +5,8 @@ It forks by forking the process, so that an environment which cannot be copied, 
 
 import copy
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from agent_gym.env import LazyTasks, State, Task, TextEnv
@@ -73,6 +74,11 @@ class ProcessEnv(TextEnv):
     def same_observation(self, expected: str, found: str) -> bool:
         """Return whether two observations say the same."""
         return expected == found or bool(self._worker().call("same_observation", expected, found))
+
+    def data_files(self) -> Mapping[str, Path]:
+        """Return the files and folders that decide what it says."""
+        files: Mapping[str, Path] = self._worker().call("data_files")
+        return files
 
     def close(self) -> None:
         """Close the environment and end the worker."""
@@ -160,6 +166,10 @@ class Hosted:
     def find_task(self, task_id: str) -> Task:
         """Return the task with that id."""
         return self._env.find_task(task_id)
+
+    def data_files(self) -> dict[str, Path]:
+        """Return the files and folders that decide what the environment says."""
+        return dict(self._env.data_files())
 
     def expert(self) -> list[str] | None:
         """Return the actions that solve the current task."""
