@@ -1,17 +1,19 @@
-"""Opens ALFWorld games: the compact file of all games, a folder of game.tw-pddl files, or one such file.
+"""Opens ALFWorld games: the compact file of all games, an archive or a folder of game.tw-pddl files, or one such file.
 
 Knows where games are stored and reads one only when it is asked for.
 """
 
 import json
 import lzma
+import os
 import re
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, Final, overload
+from functools import lru_cache, partial
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Final, Protocol, overload, runtime_checkable
 
 from agent_gym.envs.alfworld.pddl import parse_problem
 from agent_gym.envs.alfworld.scene import TASK_TYPES, Game
@@ -19,10 +21,41 @@ from agent_gym.errors import GameError, UnknownIdError
 
 SPLITS: Final = ("train", "valid_seen", "valid_unseen", "valid_train")
 _GAME_FILE: Final = "game.tw-pddl"
-_DOWNLOAD: Final = "download the games again with `alfworld-download`"
+_DOWNLOAD: Final = "download the games again with `agent-gym data get alfworld --force` or `alfworld-download`"
+_LEFT_OUT: Final = ("movable", "Sliced")
+"""Words in the folder names of games that the official environment leaves out."""
+BROKEN_ARCHIVE: Final = (OSError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile)
+"""What zipfile raises where an archive is damaged, encrypted or packed in an unknown way."""
 _OBJECTIVE: Final = re.compile(r'"rhs":\s*"Your task is to: (.*?)\.?"')
 _PLACING_VERB: Final = re.compile(r'action\s+PutObject\s*\{\s*template\s*::\s*"(\w+) ')
 _CACHED_GAMES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GameText:
+    """What is written about a game where it is stored; nothing of it has been parsed."""
+
+    task: str
+    problem: str
+    walkthrough: tuple[str, ...]
+    dialect: str = "move"
+    solvable: bool = True
+    """False where the file says so, and where a game.tw-pddl file does not say it."""
+
+
+@runtime_checkable
+class GameReader(Protocol):
+    """Reads one stored game."""
+
+    @property
+    def id(self) -> str:
+        """The game's id."""
+
+    def text(self) -> GameText:
+        """Return what is written, or raise GameError."""
+
+    def __call__(self) -> Game:
+        """Return the game, or raise GameError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,43 +125,79 @@ class GameLibrary(Sequence[Game]):
         return self._parsed[index]
 
 
-def load_games(path: str | Path) -> GameLibrary:
+def load_games(path: str | Path, *, official_only: bool = False) -> GameLibrary:
     """Open the games at `path` without parsing them.
 
     Args:
         path: A compact file (.json or .json.xz: `{id: {"task", "problem", "walkthrough"}}`), a game.tw-pddl file, or
-            a folder that has such files somewhere below it.
+            a folder or archive (.zip) that has such files somewhere in it.
+        official_only: Leave out what the official environment leaves out (see `official_text`); reads every game.
+
+    Raises:
+        GameError: There is nothing at `path`, or it holds no games.
+    """
+    readers = game_readers(path)
+    if official_only:
+        readers = [reader for reader in readers if official_text(reader)]
+    return GameLibrary(_stored(reader) for reader in readers)
+
+
+def game_readers(path: str | Path) -> list[GameReader]:
+    """Return a reader for each game at `path`; see `load_games`.
 
     Raises:
         GameError: There is nothing at `path`, or it holds no games.
     """
     path = Path(path)
+    readers: Sequence[GameReader]
     if path.is_dir():
-        stored = _in_folder(path)
+        readers = _in_folder(path)
     elif not path.is_file():
         raise GameError(f"There is no game file or folder {path}: check the path, or {_DOWNLOAD}.")
     elif path.name.endswith((".json", ".json.xz")):
-        stored = _in_compact_file(path)
+        readers = _in_compact_file(path)
+    elif path.suffix == ".zip":
+        readers = _in_archive(path)
     else:
-        id_ = _id_of(path, path.parent.parent)
-        stored = [_stored(id_, _Reader(path, id_))]
-    if not stored:
+        readers = [_File(path, _id_of(path.resolve().parent, path.parent.relative_to(path.parent.parent)))]
+    if not readers:
         raise GameError(f"No {_GAME_FILE} lies in {path} or below it: check the path, or {_DOWNLOAD}.")
-    return GameLibrary(stored)
+    return list(readers)
 
 
-def _stored(id_: str, read: Callable[[], Game]) -> StoredGame:
-    """Describe a game by its id, such as "train/pick_and_place_simple-Mug-None-Shelf-1/trial_T1"."""
+def official_text(reader: GameReader) -> GameText | None:
+    """Return what is written about a game if the official environment would play it, else None.
+
+    It leaves out games with "movable" or "Sliced" in their folders' names, of unknown task types, and those that are
+    not marked as solvable. Entries of a compact file that say nothing about it count as solvable.
+
+    Raises:
+        GameError: The game cannot be read.
+    """
+    named = _task_type_in(reader.id)
+    if any(word in reader.id for word in _LEFT_OUT) or (named and named not in TASK_TYPES):
+        return None
+    text = reader.text()
+    known = bool(named) or reader().task_type in TASK_TYPES
+    return text if text.solvable and known else None
+
+
+def _stored(reader: GameReader) -> StoredGame:
+    return StoredGame(reader.id, split_of(reader.id), _task_type_in(reader.id), reader)
+
+
+def _task_type_in(id_: str) -> str:
+    """Return the task type that an id names, such as "train/pick_and_place_simple-Mug-None-Shelf-1/trial_T1"."""
     words = (part.partition("-")[0] for part in id_.split("/"))
-    task_type = next((word for word in words if word.startswith(("pick_", "look_at_"))), "")
-    return StoredGame(id_, _split_of(id_), task_type, read)
+    return next((word for word in words if word.startswith(("pick_", "look_at_"))), "")
 
 
 def _with_task_type(game: StoredGame) -> StoredGame:
     return game if game.task_type else replace(game, task_type=game.read().task_type)
 
 
-def _split_of(id_: str) -> str:
+def split_of(id_: str) -> str:
+    """Return the split that an id names first, or "train"."""
     first = id_.partition("/")[0]
     return first if first in SPLITS else "train"
 
@@ -148,22 +217,23 @@ class _Packed:
     id: str
     entry: dict[str, Any]
 
-    def __call__(self) -> Game:
+    def text(self) -> GameText:
         missing = [key for key in ("task", "problem", "walkthrough") if key not in self.entry]
         if missing:
             raise GameError(f"Game {self.id!r} of {self.source} has no {missing[0]!r}: {_DOWNLOAD}.")
-        problem = zlib.decompress(self.entry["problem"]).decode()
-        return _parse(
-            f"Game {self.id!r} of {self.source}",
-            self.id,
-            problem,
-            self.entry["task"],
-            self.entry["walkthrough"],
-            self.entry.get("dialect", "move"),
+        return GameText(
+            task=self.entry["task"],
+            problem=zlib.decompress(self.entry["problem"]).decode(),
+            walkthrough=tuple(self.entry["walkthrough"]),
+            dialect=self.entry.get("dialect", "move"),
+            solvable=bool(self.entry.get("solvable", True)),
         )
 
+    def __call__(self) -> Game:
+        return _parse(f"Game {self.id!r} of {self.source}", self.id, self.text())
 
-def _in_compact_file(path: Path) -> list[StoredGame]:
+
+def _in_compact_file(path: Path) -> list[_Packed]:
     try:
         if path.suffix == ".xz":
             with lzma.open(path, "rt", encoding="utf-8") as file:
@@ -175,7 +245,7 @@ def _in_compact_file(path: Path) -> list[StoredGame]:
         raise GameError(f"{path} is not a readable JSON file of games ({error}): {_DOWNLOAD}.") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise GameError(f"{path} does not map game ids to games: expected {{id: {{task, problem, walkthrough}}}}.")
-    return [_stored(id_, _Packed(str(path), id_, entry)) for id_, entry in entries.items()]
+    return [_Packed(str(path), id_, entry) for id_, entry in entries.items()]
 
 
 def _pack(entry: dict[str, Any]) -> dict[str, Any]:
@@ -189,50 +259,99 @@ def _pack(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _File:
+    """A game.tw-pddl file on the disk."""
+
     path: Path
     id: str
 
-    def __call__(self) -> Game:
-        content = self._content()
-        grammar = content["grammar"]
-        objective, verb = _OBJECTIVE.search(grammar), _PLACING_VERB.search(grammar)
-        if objective is None or verb is None or verb[1] not in ("move", "put"):
-            raise GameError(f"The grammar in {self.path} names no task or no verb for placing things: {_DOWNLOAD}.")
-        id_ = self.id
-        return _parse(str(self.path), id_, content["pddl_problem"], objective[1], content["walkthrough"], verb[1])
-
-    def _content(self) -> dict[str, Any]:
+    def text(self) -> GameText:
         try:
-            content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise GameError(f"{self.path} is not a readable JSON file ({error}): {_DOWNLOAD}.") from error
-        for key in ("grammar", "pddl_problem", "walkthrough"):
-            if not isinstance(content, dict) or key not in content:
-                raise GameError(f"{self.path} has no {key!r}, so it is not an ALFWorld game: {_DOWNLOAD}.")
-        return content
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise GameError(f"{self.path} cannot be read ({error}): {_DOWNLOAD}.") from error
+        return _text_in(content, str(self.path))
+
+    def __call__(self) -> Game:
+        return _parse(str(self.path), self.id, self.text())
 
 
-def _in_folder(folder: Path) -> list[StoredGame]:
-    ids = {_id_of(path, folder): path for path in folder.rglob(_GAME_FILE)}
-    return [_stored(id_, _Reader(path, id_)) for id_, path in ids.items()]
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A game.tw-pddl file in an archive."""
+
+    archive: Path
+    name: str
+    id: str
+
+    def text(self) -> GameText:
+        try:
+            content = _archive(self.archive).read(self.name)
+        except BROKEN_ARCHIVE as error:
+            raise GameError(f"{self.name} in {self.archive} cannot be read ({error}): {_DOWNLOAD}.") from error
+        return _text_in(content, f"{self.name} in {self.archive}")
+
+    def __call__(self) -> Game:
+        return _parse(f"{self.name} in {self.archive}", self.id, self.text())
 
 
-def _id_of(path: Path, folder: Path) -> str:
-    """Return "split/task/trial" where the folders above the file are named so, else its place below `folder`."""
-    parts = path.resolve().parent.parts[-3:]
-    return "/".join(parts) if parts[0] in SPLITS else path.parent.relative_to(folder).as_posix()
+def _archive(path: Path) -> zipfile.ZipFile:
+    """Open an archive, or take the one that is open.
+
+    A process that was forked opens its own: in a shared one it would read from wherever the other has just moved to.
+    """
+    return _opened_archive(path, path.stat().st_mtime_ns, os.getpid())
 
 
-def _parse(source: str, id_: str, problem: str, task: str, walkthrough: Sequence[str], dialect: str) -> Game:
+@lru_cache(maxsize=2)
+def _opened_archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def _in_folder(folder: Path) -> list[_File]:
+    ids = {_id_of(path.resolve().parent, path.parent.relative_to(folder)): path for path in folder.rglob(_GAME_FILE)}
+    return [_File(path, id_) for id_, path in ids.items()]
+
+
+def _in_archive(path: Path) -> list[_Member]:
+    try:
+        names = [name for name in _archive(path).namelist() if PurePosixPath(name).name == _GAME_FILE]
+    except BROKEN_ARCHIVE as error:
+        raise GameError(f"{path} is not a readable archive ({error}): {_DOWNLOAD}.") from error
+    ids = {_id_of(PurePosixPath(name).parent, PurePosixPath(name).parent): name for name in names}
+    return [_Member(path, name, id_) for id_, name in ids.items()]
+
+
+def _id_of(folder: PurePath, otherwise: PurePath) -> str:
+    """Return "split/task/trial" where a game's folder and those above it are named so, else another name for it."""
+    parts = folder.parts[-3:]
+    return "/".join(parts) if parts and parts[0] in SPLITS else otherwise.as_posix()
+
+
+def _text_in(content: bytes, source: str) -> GameText:
+    try:
+        read = json.loads(content)
+    except ValueError as error:
+        raise GameError(f"{source} is not a readable JSON file ({error}): {_DOWNLOAD}.") from error
+    for key in ("grammar", "pddl_problem", "walkthrough"):
+        if not isinstance(read, dict) or key not in read:
+            raise GameError(f"{source} has no {key!r}, so it is not an ALFWorld game: {_DOWNLOAD}.")
+    objective, verb = _OBJECTIVE.search(read["grammar"]), _PLACING_VERB.search(read["grammar"])
+    if objective is None or verb is None or verb[1] not in ("move", "put"):
+        raise GameError(f"The grammar in {source} names no task or no verb for placing things: {_DOWNLOAD}.")
+    solvable = bool(read.get("solvable", False))
+    return GameText(objective[1], read["pddl_problem"], tuple(read["walkthrough"]), verb[1], solvable)
+
+
+def _parse(source: str, id_: str, text: GameText) -> Game:
     try:
         return parse_problem(
-            problem,
+            text.problem,
             game_id=id_,
-            split=_split_of(id_),
-            objective=task,
-            walkthrough=tuple(walkthrough),
-            dialect=dialect,
+            split=split_of(id_),
+            objective=text.task,
+            walkthrough=text.walkthrough,
+            dialect=text.dialect,
         )
     except ValueError as error:
         raise GameError(f"{source} {error}: leave it out, or {_DOWNLOAD}.") from error
