@@ -6,13 +6,15 @@ no network, no model and no files but those that the environment itself needs.
 
 import contextlib
 import copy
+import functools
+import importlib
 import math
 import os
 import random
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,8 @@ BAD_ACTIONS = {
 }
 """Actions that no environment understands, by what is bad about them."""
 _TURNS = 12
+_PATIENT_TURNS = 1000
+"""Turns that an expert may take; its task is then solvable, though perhaps not before the environment's own limit."""
 _SEEDS = (0, 1, 2)
 
 
@@ -51,25 +55,40 @@ class Check:
     seconds: float
 
 
-class _NotApplicableError(Exception):
-    """Raised by a check that does not apply."""
+class NotApplicableError(Exception):
+    """Raised by a check that has nothing to check in this environment; says why."""
 
 
-def conform(make: MakeEnv, *, only: str | None = None) -> Iterator[Check]:
+def conform(
+    make: MakeEnv, *, only: str | None = None, more: Mapping[str, Callable[[MakeEnv], str]] | None = None
+) -> Iterator[Check]:
     """Run the checks, one after the other.
 
     Args:
         make: Makes a new environment each time it is called.
         only: Run only the check of this name.
+        more: Checks to run after those for every environment, by name; see `agent_gym.envs.manifest`.
 
     Raises:
         UnknownIdError: There is no check of that name.
     """
-    if only is not None and only not in CHECKS:
-        raise UnknownIdError.of("check", only, CHECKS)
-    for name, check in CHECKS.items():
-        if only in (None, name):
-            yield _run(name, check, make)
+    with _opened(make) as (held,):
+        # What the environments of a process share (imports, makers of games) lives on from check to check.
+        with contextlib.suppress(Exception):
+            held.reset(seed=0)
+        own = {name: _imported(entry_point) for name, entry_point in held.unwrapped.checks.items()}
+        checks = {**CHECKS, **(more or {}), **own}
+        if only is not None and only not in checks:
+            raise UnknownIdError.of("check", only, checks)
+        for name, check in checks.items():
+            if only in (None, name):
+                yield _run(name, check, make)
+
+
+def _imported(entry_point: str) -> Callable[[MakeEnv], str]:
+    module, _, name = entry_point.partition(":")
+    check: Callable[[MakeEnv], str] = getattr(importlib.import_module(module), name)
+    return check
 
 
 def _run(name: str, check: Callable[[MakeEnv], str], make: MakeEnv) -> Check:
@@ -77,7 +96,7 @@ def _run(name: str, check: Callable[[MakeEnv], str], make: MakeEnv) -> Check:
     passed: bool | None = True
     try:
         detail = check(make)
-    except _NotApplicableError as nothing:
+    except NotApplicableError as nothing:
         passed, detail = None, str(nothing)
     except AssertionError as error:
         passed, detail = False, str(error) or "an assertion failed"
@@ -92,8 +111,20 @@ def _run(name: str, check: Callable[[MakeEnv], str], make: MakeEnv) -> Check:
 def _gymnasium(make: MakeEnv) -> str:
     with _opened(make) as (env,), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # It reads the infos of all turns at the end; where a value is lazy, that may be too late by then.
+        env.reset, env.step = _read_at_once(env.reset), _read_at_once(env.step)
         check_env(env, skip_render_check=True)
     return "gymnasium's own check_env passes"
+
+
+def _read_at_once(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        answer = method(*args, **kwargs)
+        answer[-1].copy()
+        return answer
+
+    return call
 
 
 def _info(make: MakeEnv) -> str:
@@ -206,24 +237,28 @@ def _after_the_end(make: MakeEnv) -> str:
 
 
 def _oracle(make: MakeEnv) -> str:
-    solved, turns = 0, 0
+    needed: dict[str, int] = {}
     with _opened(make) as (env,):
-        for task in _sample(env):
-            observation, _ = env.reset(seed=0, options={"task": task.id})
-            assert isinstance(observation, str)
+        limit, env.max_turns = env.max_turns, max(env.max_turns, _PATIENT_TURNS)
+        for task in sample_tasks(env):
+            env.reset(seed=0, options={"task": task.id})
             actions = env.expert()
             if actions is None:
-                raise _NotApplicableError("it has no expert")
-            info, ended = Info({}), False
-            for action in actions:
-                *_, terminated, truncated, info = env.step(action)
-                turns += 1
-                ended = terminated or truncated
-                if ended:
-                    break
-            assert ended and info["success"], f"the expert does not solve task {task.id!r}"
-            solved += 1
-    return f"the expert solves {solved} of {solved} tasks, in {turns / solved:.1f} turns"
+                raise NotApplicableError("it has no expert")
+            needed[task.id] = _solve(env, task, actions)
+    found = f"the expert solves {len(needed)} of {len(needed)} tasks, in {sum(needed.values()) / len(needed):.1f} turns"
+    late = [f"{task} takes {turns}" for task, turns in needed.items() if turns > limit]
+    return f"{found}; max_turns is {limit}, but {', '.join(late)}" if late else found
+
+
+def _solve(env: TextEnv, task: Task, actions: Iterator[str]) -> int:
+    """Let the expert act; return how many turns it took."""
+    for turns, action in enumerate(actions, 1):
+        *_, terminated, truncated, info = env.step(action)
+        if terminated or truncated:
+            assert info["success"], f"the expert ends task {task.id!r} after {turns} turns, and it is not solved"
+            return turns
+    raise AssertionError(f"the expert does not solve task {task.id!r}")
 
 
 CHECKS: dict[str, Callable[[MakeEnv], str]] = {
@@ -310,7 +345,7 @@ def _follower(env: TextEnv, seed: int, moments: list[_Moment], who: str = "anoth
 def _check_same(env: TextEnv, moment: _Moment, found: tuple[str, float, bool], what: str) -> None:
     observation, reward, ended = found
     assert env.same_observation(moment.observation, observation), (
-        f"{what}: {_difference(moment.observation, observation)}"
+        f"{what}: {show_difference(moment.observation, observation)}"
     )
     assert (reward, ended) == (moment.reward, moment.ended), (
         f"{what}: reward {reward} instead of {moment.reward}, ended {ended} instead of {moment.ended}"
@@ -356,7 +391,7 @@ def _expect_ended(env: TextEnv, what: str) -> None:
     raise AssertionError(f"{what} does not raise EpisodeEnded")
 
 
-def _sample(env: TextEnv, count: int = 3) -> list[Task]:
+def sample_tasks(env: TextEnv, count: int = 3) -> list[Task]:
     """Return the first, a middle and the last task of the environment's split."""
     tasks = env.tasks(env.split)
     return [tasks[index] for index in sorted({round(i * (len(tasks) - 1) / (count - 1)) for i in range(count)})]
@@ -375,7 +410,7 @@ def _global_state() -> dict[str, Any]:
     return state
 
 
-def _difference(expected: str, found: str) -> str:
+def show_difference(expected: str, found: str) -> str:
     """Show where two texts part."""
     at = next(
         (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))

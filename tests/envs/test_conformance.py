@@ -126,8 +126,9 @@ def results(make: Any, only: str | None = None) -> dict[str, Any]:
 @pytest.mark.parametrize("make", [Steady, WordEnv, lambda: AlfworldEnv(size="tiny")])
 def test_sound_environments_pass_every_check(make: Any) -> None:
     found = results(make)
-    assert list(found) == list(CHECKS)
-    assert {name: check.detail for name, check in found.items() if not check.passed} == {}
+    assert list(found) == [*CHECKS, *make().checks]
+    assert {name: check.detail for name, check in found.items() if check.passed is False} == {}
+    assert all(found[name].passed for name in CHECKS)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +170,8 @@ def test_an_unknown_check_is_named() -> None:
 def test_the_bad_actions_are_bad_in_different_ways() -> None:
     assert len(BAD_ACTIONS["100 kB"]) >= 100_000
     assert "\x00" in BAD_ACTIONS["NUL"] and "\ud800" in BAD_ACTIONS["lone surrogate"]
+
+
+def test_an_expert_that_takes_longer_than_the_limit_is_told_of() -> None:
+    check = results(lambda: Steady(max_turns=2), only="oracle")["oracle"]
+    assert check.passed and "max_turns is 2, but count 0 takes 3" in check.detail

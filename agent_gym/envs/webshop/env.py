@@ -5,7 +5,7 @@ Source: Yao et al., "WebShop: Towards Scalable Real-World Web Interaction with G
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -44,6 +44,7 @@ class WebShopEnv(TextEnv):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
+    requirements: ClassVar[tuple[str, ...]] = ("bm25s", "rapidfuzz")
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class WebShopEnv(TextEnv):
         super().__init__(max_turns=max_turns, split=split, render_mode=render_mode)
         if observation not in ("text", "text_rich"):
             raise UnknownIdError.of("observation mode", observation, ("text", "text_rich"))
+        self._folder = Path(shop) if isinstance(shop, str | Path) else None
         self._store = _opened(shop)
         self._mode = observation
         self._show_attributes = show_attributes
@@ -105,6 +107,10 @@ class WebShopEnv(TextEnv):
         options = [option for option in self._goal.options if option.lower() in values]
         clicks = [*["next >"] * pages, wanted.asin.lower(), *options, "buy now"]
         return iter([f"search[{query}]", *(f"click[{click}]" for click in clicks)])
+
+    def data_files(self) -> Mapping[str, Path]:
+        """Return the folder of the original files, if there is one."""
+        return {"shop": self._folder} if self._folder else {}
 
     def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
         self._goal = self._store.shop.goals[int(task.id.removeprefix("goal-"))]

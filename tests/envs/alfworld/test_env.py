@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 import agent_gym
 from agent_gym.env import INFO_KEYS
 from agent_gym.envs.alfworld import AlfworldEnv, load_games
+from agent_gym.envs.alfworld.data import get_games, official_games
 from agent_gym.envs.alfworld.games import GeneratedGames, generate
 from agent_gym.errors import EpisodeEnded, GameError, UnknownIdError
 from agent_gym.registry import register_in_gymnasium
@@ -233,3 +234,12 @@ def test_an_environment_can_be_pickled_in_mid_episode(games: Path | None) -> Non
     env.step("inventory")
     twin = pickle.loads(pickle.dumps(env))
     assert twin.step("look")[0] == env.step("look")[0]
+
+
+def test_official_games_come_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AGENT_GYM_CACHE", str(tmp_path))
+    with pytest.raises(GameError, match="agent-gym data get alfworld"):
+        AlfworldEnv(games="official")
+    get_games("mine", source=GOLDEN)
+    monkeypatch.setattr("agent_gym.envs.alfworld.env.official_games", lambda: official_games("mine"))
+    assert len(AlfworldEnv(games="official", split="all").tasks("all")) == len(load_games(GOLDEN))
