@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import agent_gym
+from agent_gym.cli.data import app as data_app
 
 app = typer.Typer(
     name="agent-gym",
@@ -17,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+app.add_typer(data_app, name="data")
 
 Assignments = Annotated[
     list[str] | None,
@@ -114,12 +117,20 @@ def check(
     env: Annotated[str, typer.Argument(help="Environment: an id, module:Class or file.py:Class.")],
     option: Option = None,
     only: Annotated[str | None, typer.Option(help="Run only the check of this name.")] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Hold it to this manifest; by default to the one beside its module, if any."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="After the checks passed, write or renew the manifest: what it says today."),
+    ] = None,
 ) -> None:
     """Check that an environment does what every environment must; exit code 1 where it does not."""
     from agent_gym.cli.checking import run_checks
     from agent_gym.config import parse_overrides
 
-    run_checks(env, parse_overrides(option or []), only=only)
+    run_checks(env, parse_overrides(option or []), only=only, manifest=manifest, record=record)
 
 
 @app.command(epilog=_example("agent-gym envs"))

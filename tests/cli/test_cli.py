@@ -90,8 +90,8 @@ def test_envs_lists_what_there_is(folder: Path) -> None:
 def test_check_prints_a_row_a_check_and_fails_where_one_fails(folder: Path) -> None:
     result = gym("check", "alfworld", "--option", "size=tiny", "--only", "fork", cwd=folder)
     assert result.returncode == 0 and "9 forks went their own way" in result.stdout
-    helpers = Path(__file__).parents[1] / "helpers.py"
-    broken = gym("check", f"{helpers}:Numbered", "--only", "determinism", cwd=folder)
+    small = Path(__file__).parents[1] / "small_envs.py"
+    broken = gym("check", f"{small}:Numbered", "--only", "determinism", cwd=folder)
     assert broken.returncode == 1 and "1 of 1 checks failed" in broken.stdout
 
 

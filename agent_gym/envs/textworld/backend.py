@@ -105,7 +105,7 @@ def _clean(text: str) -> str:
 
 
 class Maker:
-    """Makes games; one process makes one game, because the generator remembers things between games."""
+    """Makes games. The first takes longer, because the grammars have to be parsed; a game depends on its seed alone."""
 
     def generate(self, challenge: str, settings: Mapping[str, Any], seed: int, path: str) -> None:
         """Generate a game and compile it.

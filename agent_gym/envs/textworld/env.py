@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from agent_gym.env import State, Task, TextEnv
 from agent_gym.envs.data.cache import cache_folder
 from agent_gym.envs.host import Host
-from agent_gym.envs.textworld.games import BACKEND, SPLITS, GeneratedGames, GivenGames
+from agent_gym.envs.textworld.games import BACKEND, SEEDS_A_SPLIT, SPLITS, GeneratedGames, GivenGames, Makers
 from agent_gym.errors import EpisodeEnded, MissingExtraError, UnknownIdError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class TextWorldEnv(TextEnv):
         games: Game files (.z1 to .z8, .json, or .ulx beside its .json), or folders of them; generated games if None.
         challenge: What to generate: a name of `CHALLENGES`.
         settings: Of the challenge, over its defaults.
+        size: Generated games a split; each takes a second or two when it is first played, and then lies on disk.
         split: "train", "valid" or "test": disjoint seeds, or the folders of these names.
         reward: "score", or "success" for 1.0 at the turn that wins and 0.0 at every other.
         admissible: Whether to list the admissible commands; a turn takes about half as long without.
@@ -54,11 +55,13 @@ class TextWorldEnv(TextEnv):
     Raises:
         MissingExtraError: textworld is not installed.
         UnknownIdError: No such challenge, setting, split or reward.
+        ConfigError: The size is out of range.
         GameError: The paths in `games` hold no game.
     """
 
     splits: ClassVar[tuple[str, ...]] = SPLITS
     task_noun: ClassVar[str] = "game"
+    requirements: ClassVar[tuple[str, ...]] = ("textworld",)
     blocking: ClassVar[bool] = True
 
     def __init__(
@@ -67,6 +70,7 @@ class TextWorldEnv(TextEnv):
         *,
         challenge: str = "cooking",
         settings: Mapping[str, Any] | None = None,
+        size: int = SEEDS_A_SPLIT,
         split: str = "train",
         reward: Reward = "score",
         admissible: bool = True,
@@ -83,12 +87,13 @@ class TextWorldEnv(TextEnv):
 
         folder = Path(cache) if cache is not None else cache_folder() / "textworld"
         if games is None:
-            self._games: GeneratedGames | GivenGames = GeneratedGames(challenge, settings or {}, folder)
+            self._games: GeneratedGames | GivenGames = GeneratedGames(challenge, settings or {}, size, folder)
         else:
             self._games = GivenGames([games] if isinstance(games, str | Path) else games, folder)
         self._by_success = reward == "success"
         self._list_admissible = admissible
         self._timeout = call_timeout
+        self._makers: Makers | None = None
         self._host: Host | None = None
         self._episodes = 0
         self._frame: Frame | None = None
@@ -112,14 +117,21 @@ class TextWorldEnv(TextEnv):
         commands = self._host.call("walkthrough")
         return iter(commands) if commands else None
 
+    def data_files(self) -> Mapping[str, Path]:
+        """Return the files of games that were given."""
+        return self._games.files()
+
     def close(self) -> None:
         """End the worker."""
+        self._makers = None
         if self._host is not None:
             self._host.close()
             self._host = None
 
     def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
-        path = self._games.path(task)
+        if self._makers is None:
+            self._makers = Makers.shared()
+        path = self._games.path(task, self._makers)
         self._frame = self._worker().call("start", str(path), rng.randrange(2**31))
         return self._frame.text, self._state(self._frame, reward=0.0, invalid=False)
 

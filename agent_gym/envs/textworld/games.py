@@ -9,9 +9,10 @@ import os
 import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from agent_gym.env import LazyTasks, Task
 from agent_gym.envs.host import Host
@@ -21,8 +22,6 @@ BACKEND: Final = "agent_gym.envs.textworld.backend"
 SPLITS: Final = ("train", "valid", "test")
 SEEDS_A_SPLIT: Final = 1_000_000
 _MAKING_SECONDS: Final = 300.0
-_MAKERS: Final = threading.BoundedSemaphore(os.cpu_count() or 1)
-"""Many episodes may ask for a new game at once; more makers than processors would only make each of them late."""
 
 CHALLENGES: Final[dict[str, dict[str, Any]]] = {
     "cooking": {
@@ -49,19 +48,24 @@ class GeneratedGames:
     Args:
         challenge: A name of `CHALLENGES`.
         settings: Over the defaults of the challenge.
+        size: Games a split.
         cache: The folder that keeps the games (about 0.5 MB each).
 
     Raises:
         UnknownIdError: No such challenge or setting.
+        ConfigError: The size is out of range.
     """
 
-    def __init__(self, challenge: str, settings: Mapping[str, Any], cache: Path) -> None:
+    def __init__(self, challenge: str, settings: Mapping[str, Any], size: int, cache: Path) -> None:
         if challenge not in CHALLENGES:
             raise UnknownIdError.of("challenge", challenge, CHALLENGES)
         defaults = CHALLENGES[challenge]
         for name in settings:
             if name not in defaults:
                 raise UnknownIdError.of(f"setting of {challenge}", name, defaults)
+        if not 1 <= size <= SEEDS_A_SPLIT:
+            raise ConfigError(f"size must be from 1 to {SEEDS_A_SPLIT:,}, not {size}.")
+        self._size = size
         self._challenge = challenge
         self._settings = {**defaults, **settings}
         self._cache = cache
@@ -71,7 +75,7 @@ class GeneratedGames:
         if split not in SPLITS:
             return ()
         start = SPLITS.index(split) * SEEDS_A_SPLIT
-        return LazyTasks(SEEDS_A_SPLIT, lambda index: Task(f"{self._challenge}/{start + index}", split))
+        return LazyTasks(self._size, lambda index: Task(f"{self._challenge}/{start + index}", split))
 
     def find(self, task_id: str) -> Task:
         """Return the task of a seed.
@@ -81,16 +85,18 @@ class GeneratedGames:
         """
         digits = task_id.removeprefix(f"{self._challenge}/")
         if digits.isdecimal() and digits.isascii() and task_id == f"{self._challenge}/{int(digits)}":
-            number = int(digits) // SEEDS_A_SPLIT
-            if number < len(SPLITS):
+            number, index = divmod(int(digits), SEEDS_A_SPLIT)
+            if number < len(SPLITS) and index < self._size:
                 return Task(task_id, SPLITS[number])
-        last = len(SPLITS) * SEEDS_A_SPLIT - 1
-        raise UnknownIdError(
-            f"Unknown task {task_id!r}: the ids go from '{self._challenge}/0' to '{self._challenge}/{last}'."
-        )
+        starts = ", ".join(f"{split} from '{self._challenge}/{SEEDS_A_SPLIT * n}'" for n, split in enumerate(SPLITS))
+        raise UnknownIdError(f"Unknown task {task_id!r}: there are {self._size:,} a split, {starts}.")
 
-    def path(self, task: Task) -> Path:
-        """Return the game file of a task, made now if it was never made (one to eight seconds)."""
+    def files(self) -> Mapping[str, Path]:
+        """Return no files: what is generated follows from its settings."""
+        return {}
+
+    def path(self, task: Task, makers: "Makers") -> Path:
+        """Return the game file of a task, made now if it was never made (one to two seconds, the first some more)."""
         seed = int(task.id.rpartition("/")[2])
         settings = dict(self._settings)
         if self._challenge == "cooking":
@@ -98,7 +104,7 @@ class GeneratedGames:
             settings["split"] = task.split
         official = "custom" if self._challenge == "custom" else f"tw-{self._challenge.replace('-', '_')}"
         folder = self._cache / f"{self._challenge}-{_digest({'textworld': _version(), **settings})}"
-        return _made(folder / f"{seed}.z8", lambda path: _make("generate", official, settings, seed, path))
+        return _made(folder / f"{seed}.z8", lambda path: makers.run("generate", official, settings, seed, path))
 
 
 class GivenGames:
@@ -133,14 +139,18 @@ class GivenGames:
             raise UnknownIdError.of("task", task_id, self._files)
         return Task(task_id, _split_of(self._files[task_id]))
 
-    def path(self, task: Task) -> Path:
+    def files(self) -> Mapping[str, Path]:
+        """Return the game files by the ids of their tasks."""
+        return self._files
+
+    def path(self, task: Task, makers: "Makers") -> Path:
         """Return a file that the interpreter can play; a game without one is compiled from its description."""
         path = self._files[task.id]
         if path.suffix != ".json":
             return path
         key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         target = self._cache / "compiled" / f"{key}.z8"
-        return _made(target, lambda made: _make("compile", str(path), made))
+        return _made(target, lambda made: makers.run("compile", str(path), made))
 
 
 def _named(paths: Sequence[str | Path]) -> dict[str, Path]:
@@ -200,20 +210,36 @@ def _made(path: Path, make: Callable[[str], None]) -> Path:
     return path
 
 
-def _make(method: str, *args: Any) -> None:
-    """Have a fresh process make a game: the generator remembers things between games."""
-    with _MAKERS:
-        _make_now(method, *args)
+class Makers:
+    """Processes that make games, at most one a processor; shared by all environments that hold on to them."""
 
+    _known: ClassVar["weakref.WeakValueDictionary[int, Makers]"] = weakref.WeakValueDictionary()
 
-def _make_now(method: str, *args: Any) -> None:
-    maker = Host(f"{BACKEND}:Maker")
-    try:
-        maker.call(method, *args, timeout=_MAKING_SECONDS)
-    except (ValueError, KeyError, AssertionError, TypeError) as error:
-        raise ConfigError(f"TextWorld cannot make this game ({error}): change its settings.") from error
-    finally:
-        maker.close()
+    def __init__(self) -> None:
+        self._slots = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._idle: list[Host] = []
+
+    @classmethod
+    def shared(cls) -> "Makers":
+        """Return the makers of this process; they end when nobody holds them any more."""
+        return cls._known.setdefault(os.getpid(), cls())
+
+    def run(self, method: str, *args: Any) -> None:
+        """Have a process make a game. A game does not depend on what the process has made before.
+
+        Raises:
+            ConfigError: TextWorld refuses the settings.
+            WorkerError: The process died or did not answer in time.
+        """
+        with self._slots:
+            maker = self._idle.pop() if self._idle else Host(f"{BACKEND}:Maker")
+            try:
+                maker.call(method, *args, timeout=_MAKING_SECONDS)
+            except (ValueError, KeyError, AssertionError, TypeError) as error:
+                raise ConfigError(f"TextWorld cannot make this game ({error}): change its settings.") from error
+            finally:
+                if maker.alive:
+                    self._idle.append(maker)
 
 
 def _version() -> str:

@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent_gym.env import TextEnv
 from agent_gym.envs.conformance import conform
 from agent_gym.envs.host import Host
-from agent_gym.errors import GameError, MissingExtraError, UnknownIdError, WorkerError
+from agent_gym.errors import ConfigError, GameError, MissingExtraError, UnknownIdError, WorkerError
 
 pytest.importorskip("textworld", reason="the extra textworld is not installed")
 
 from agent_gym.envs.textworld import CHALLENGES, TextWorldEnv
-from agent_gym.envs.textworld.games import BACKEND
+from agent_gym.envs.textworld.games import BACKEND, Makers
 
 QUICK: dict[str, dict[str, Any]] = {
     "cooking": {"recipe": 2, "take": 1, "cut": True},
@@ -62,7 +63,7 @@ def folder(cache: Path) -> Path:
     for split, name in (("train", "meal"), ("valid", "supper")):
         (folder / split).mkdir(parents=True)
         for suffix in (".z8", ".json"):
-            made = env._games.path(env.tasks(split)[0]).with_suffix(suffix)
+            made = env._games.path(env.tasks(split)[0], Makers()).with_suffix(suffix)
             (folder / split / f"{name}{suffix}").write_bytes(made.read_bytes())
     return folder
 
@@ -100,13 +101,14 @@ def test_rewards_are_gains_of_the_score_or_the_victory_alone(opened: Any) -> Non
 
 def test_a_generated_game_is_made_once_and_is_the_same_wherever_it_is_made(opened: Any, tmp_path: Path) -> None:
     env = opened("coin-collector")
-    path = env._games.path(env.find_task("coin-collector/0"))
+    path = env._games.path(env.find_task("coin-collector/0"), Makers())
     made = path.stat().st_mtime_ns
-    assert env._games.path(env.find_task("coin-collector/0")).stat().st_mtime_ns == made
-    elsewhere = opened("coin-collector", cache=tmp_path)
-    again = elsewhere._games.path(elsewhere.find_task("coin-collector/0"))
+    assert env._games.path(env.find_task("coin-collector/0"), Makers()).stat().st_mtime_ns == made
+    elsewhere, used = opened("coin-collector", cache=tmp_path), Makers()
+    elsewhere._games.path(elsewhere.find_task("coin-collector/1"), used)
+    again = elsewhere._games.path(elsewhere.find_task("coin-collector/0"), used)
     assert again.with_suffix(".json").read_bytes() == path.with_suffix(".json").read_bytes()
-    assert sorted(entry.name for entry in again.parent.iterdir()) == ["0.json", "0.z8"]
+    assert sorted(entry.name for entry in again.parent.iterdir()) == ["0.json", "0.z8", "1.json", "1.z8"]
 
 
 def test_games_of_other_settings_splits_and_seeds_are_other_files(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +116,10 @@ def test_games_of_other_settings_splits_and_seeds_are_other_files(opened: Any, m
     paths = set()
     for settings in ({"level": 2}, {"level": 3}):
         env = opened("coin-collector", settings=settings)
-        paths |= {env._games.path(task) for split in env.splits for task in env.tasks(split)[:3]}
+        paths |= {env._games.path(task, Makers()) for split in env.splits for task in env.tasks(split)[:3]}
     assert len(paths) == 18
     cooking = opened("cooking")
-    seen, unseen = (cooking._games.path(cooking.tasks(split)[0]).parent for split in ("train", "test"))
+    seen, unseen = (cooking._games.path(cooking.tasks(split)[0], Makers()).parent for split in ("train", "test"))
     assert seen != unseen, "other splits cook with other food"
 
 
@@ -155,16 +157,20 @@ def test_unknown_challenges_settings_and_rewards_name_the_nearest(opened: Any) -
         TextWorldEnv(challenge="coking")
     with pytest.raises(UnknownIdError, match="did you mean 'recipe'"):
         TextWorldEnv(settings={"recipes": 2})
+    with pytest.raises(ConfigError, match="size must be from 1"):
+        TextWorldEnv(size=0)
+    with pytest.raises(UnknownIdError, match="there are 5 a split"):
+        opened(size=5).find_task("cooking/5")
     with pytest.raises(UnknownIdError, match="did you mean 'score'"):
         TextWorldEnv(reward="scores")  # type: ignore[arg-type]
     for id_ in ("cooking/-1", "cooking/3000000", "cooking/01", "cooking", "simple/1"):
-        with pytest.raises(UnknownIdError, match="the ids go from 'cooking/0'"):
+        with pytest.raises(UnknownIdError, match="train from 'cooking/0'"):
             opened().find_task(id_)
 
 
 def test_a_setting_that_the_challenge_refuses_is_a_configuration_error(opened: Any) -> None:
     env = opened("coin-collector", settings={"level": 100000})
-    with pytest.raises(Exception, match="change its settings"):
+    with pytest.raises(ConfigError, match="change its settings"):
         env.reset(seed=0)
 
 
@@ -236,3 +242,17 @@ def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'agent-gym\[textworld\]'"):
         TextWorldEnv()
+
+
+def test_the_makers_of_games_end_with_the_last_environment_that_used_them(opened: Any, tmp_path: Path) -> None:
+    one, other = opened("custom", cache=tmp_path), opened("custom", cache=tmp_path)
+    for env, task in ((one, "custom/0"), (other, "custom/1")):
+        env.reset(seed=0, options={"task": task})
+    assert one._makers is other._makers
+    (maker,) = one._makers._idle
+    one.close()
+    assert maker.alive
+    other.close()
+    pid = maker.pid
+    del maker
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
