@@ -231,3 +231,21 @@ register(
     gymnasium_id=f"{NAMESPACE}/TextWorld-v1",
     description="text adventures: cooking, coin collector, treasure hunter and others, generated or from files",
 )
+register(
+    "scienceworld",
+    "agent_gym.envs.scienceworld:ScienceWorldEnv",
+    gymnasium_id=f"{NAMESPACE}/ScienceWorld-v1",
+    description="experiments of primary-school science in text: 30 tasks, 7,207 variations",
+)
+register(
+    "textarena",
+    "agent_gym.envs.textarena:TextArenaEnv",
+    gymnasium_id=f"{NAMESPACE}/TextArena-v1",
+    description="a game of TextArena, alone or against an opponent",
+)
+register(
+    "reasoning-gym",
+    "agent_gym.envs.reasoning_gym:ReasoningGymEnv",
+    gymnasium_id=f"{NAMESPACE}/ReasoningGym-v1",
+    description="questions that reasoning-gym makes and marks",
+)
