@@ -26,6 +26,8 @@ from agent_gym.trainers.warmstart import Demonstrator, demonstration_env, demons
 from agent_gym.trajectory import Trajectory
 
 _CORPUS_EPISODES = 300
+_SLOW_CORPUS_EPISODES = 30
+"""Of an environment that waits for another process, and may have to make each game first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def corpus(config: TrainConfig) -> list[str]:
     policy = _whoever_can(Demonstrator(demonstration_settings(config.warm_start)))
     chat, parsed, settings = ByteChat(), syntax(config.rollout.syntax), episode_settings(config.rollout, 1.0)
     texts = [config.rollout.system_prompt]
-    for number in range(_CORPUS_EPISODES):
+    for number in range(_SLOW_CORPUS_EPISODES if env.blocking else _CORPUS_EPISODES):
         seed = derive_seed(config.seed, "corpus", number)
         trajectory = play(env, policy, chat, parsed, settings, seed=seed)
         texts += [f"Goal: {trajectory.goal}.", trajectory.final_observation, *_said(trajectory)]

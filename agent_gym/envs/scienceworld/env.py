@@ -1,9 +1,11 @@
 """ScienceWorld as a TextEnv: science experiments of elementary school, in text.
 
 Source: Wang et al., "ScienceWorld: Is your Agent Smarter than a 5th Grader?", 2022. The simulator is the original one;
-it runs in a Java process, which an environment starts at its first reset and shares with its forks.
+it runs in a Java process, which an environment starts at its first reset and shares with its forks, and with other
+environments where there would be more processes than processors.
 """
 
+import os
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +50,8 @@ class ScienceWorldEnv(TextEnv):
         heap: Largest size of the Java heap, in MB.
         call_timeout: Seconds that Java may take for a turn before it is ended.
         recycle: Episodes after which Java is started anew.
+        processes: Java processes (some 350 MB each) before environments share them; as many as processors, and at least
+            2, if None. What happens to a process happens to all episodes in it.
         render_mode: "ansi" or None.
 
     Raises:
@@ -73,12 +77,14 @@ class ScienceWorldEnv(TextEnv):
         heap: int = 256,
         call_timeout: float = 30.0,
         recycle: int = 200,
+        processes: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         super().__init__(max_turns=max_turns, split=split, render_mode=render_mode)
         if reward not in get_args(Reward):
             raise UnknownIdError.of("reward", reward, get_args(Reward))
-        for name, value, least in (("heap", heap, 64), ("recycle", recycle, 1)):
+        self._processes = max(os.cpu_count() or 1, 2) if processes is None else processes
+        for name, value, least in (("heap", heap, 64), ("recycle", recycle, 1), ("processes", self._processes, 1)):
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, not {value}.")
         if call_timeout <= 0:
@@ -88,8 +94,6 @@ class ScienceWorldEnv(TextEnv):
         self._reward: Reward = reward
         self._heap, self._call_timeout, self._recycle = heap, call_timeout, recycle
         self._simulator: Simulator | None = None
-        self._episodes = 0
-        """Episodes that were begun in the present Java process."""
         self._solutions: dict[str, tuple[str, ...]] = {}
         self._goal = ""
         self._raw_score = self._moves = 0
@@ -169,6 +173,7 @@ class ScienceWorldEnv(TextEnv):
             heap=self._heap,
             call_timeout=self._call_timeout,
             recycle=self._recycle,
+            processes=self._processes,
             render_mode=self.render_mode,
         )
         fresh._solutions = dict(self._solutions)
@@ -182,26 +187,32 @@ class ScienceWorldEnv(TextEnv):
 
     def _fresh_simulator(self) -> Simulator:
         """Return a simulator in a Java process that lives and is not due to be replaced."""
-        used_up = self._episodes >= self._recycle
-        if self._simulator is not None and (used_up or not self._simulator.process.alive):
-            self._simulator.close()
-            self._simulator = None
+        if self._simulator is not None:
+            process = self._simulator.process
+            if not process.alive or process.episodes >= self._recycle:
+                self._simulator.close()
+                self._simulator = None
         if self._simulator is None:
-            self._simulator = Simulator(self._new_process())
-            self._episodes = 0
-        self._episodes += 1
+            self._simulator = self._new_simulator()
         return self._simulator
 
     def _solve(self, task: Task) -> tuple[str, ...]:
         first = self._simulator
-        second = Simulator(first.process if first is not None and first.process.alive else self._new_process())
+        second = Simulator(first.process) if first is not None and first.process.alive else self._new_simulator()
         try:
             return tuple(second.solve(task.metadata["task"], task.metadata["variation"], self._simplification))
         finally:
             second.close()
 
-    def _new_process(self) -> Process:
-        return Process(heap=self._heap, timeout=self._call_timeout)
+    def _new_simulator(self) -> Simulator:
+        process = Process.joined(
+            heap=self._heap, timeout=self._call_timeout, recycle=self._recycle, most=self._processes
+        )
+        try:
+            return Simulator(process)
+        finally:
+            # The simulator has joined by itself.
+            process.leave()
 
     def _note(self, answer: Answer) -> None:
         self._raw_score, self._moves = answer.score, answer.moves

@@ -109,10 +109,16 @@ class Jvm:
         """Whether calls can be answered; not in a process that was forked from the one that started Java."""
         return self._finalizer.alive and os.getpid() == self._owner and self._process.poll() is None
 
-    def join(self) -> None:
-        """Count one user more."""
+    @property
+    def users(self) -> int:
+        """How many have joined and not left."""
+        return self._users
+
+    def join(self) -> bool:
+        """Count one user more; return whether there is a process to use."""
         with self._counting:
             self._users += 1
+            return self.alive
 
     def leave(self, *garbage: Reference) -> None:
         """Count one user less, whose objects can go; the last one ends the process.
@@ -122,9 +128,8 @@ class Jvm:
         self._garbage.extend(reference.id for reference in garbage)
         with self._counting:
             self._users -= 1
-            last = self._users <= 0
-        if last:
-            self.end()
+            if self._users <= 0:
+                self.end()
 
     def end(self) -> None:
         """End the process at once; it holds nothing that would have to be saved."""

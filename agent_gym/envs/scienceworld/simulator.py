@@ -8,13 +8,14 @@ draws is decided before it, and the other two are exchanged when another world i
 
 import importlib.metadata
 import random
+import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from agent_gym.envs.scienceworld.jvm import Call, JavaError, Jvm, Reference
-from agent_gym.errors import MissingExtraError, StaleInfo
+from agent_gym.errors import MissingExtraError, StaleInfo, WorkerError
 
 _INTERFACE = "scienceworld.runtime.pythonapi.PythonInterface"
 _IDENTIFIERS = "util.UniqueIdentifier"
@@ -56,10 +57,37 @@ class Process(Jvm):
         WorkerError: Java does not start.
     """
 
+    _living: ClassVar["weakref.WeakSet[Process]"] = weakref.WeakSet()
+    _guard: ClassVar[threading.RLock] = threading.RLock()
+
     def __init__(self, *, heap: int, timeout: float) -> None:
         self._at_work: _Globals | None = None
+        self._made_with = heap, timeout
+        self.episodes = 0
+        """Worlds that were built in it."""
         super().__init__(_find_jar(), heap=heap, timeout=timeout)
         self.chance = self._find_chance()
+
+    @classmethod
+    def joined(cls, *, heap: int, timeout: float, recycle: int, most: int) -> "Process":
+        """Return a process that the caller has joined: a new one, or where there are many, that with the fewest users.
+
+        Args:
+            heap: Largest size of the Java heap, in MB.
+            timeout: Seconds that starting or one call may take.
+            recycle: Worlds after which nobody joins a process any more.
+            most: New processes are started while there are fewer that could be joined.
+        """
+        with cls._guard:
+            open_ = [p for p in cls._living if p.alive and p._made_with == (heap, timeout) and p.episodes < recycle]
+            if len(open_) >= most:
+                for process in sorted(open_, key=lambda process: process.users):
+                    if process.join():
+                        return process
+            process = cls(heap=heap, timeout=timeout)
+            process.join()
+            cls._living.add(process)
+            return process
 
     def hand_over(self, globals_: _Globals) -> None:
         """Put a world's own values in the place of those of the world that was at work before it."""
@@ -103,7 +131,9 @@ class Simulator:
         """Tells states of the world apart: it follows from the task and the actions, as the world does."""
         self._globals = _Globals()
         self._chance = random.Random(0)
-        process.join()
+        if not process.join():
+            process.leave()
+            raise WorkerError("The Java process of the simulator has ended: call reset() to start another.")
         try:
             self._world = process.construct(_INTERFACE)
         except BaseException:
@@ -172,6 +202,7 @@ class Simulator:
 
     def _load(self, task: str, variation: int, simplification: str, *, gold: bool) -> None:
         self.moment = hash((task, variation, simplification))
+        self.process.episodes += 1
         self.process.hand_over(self._globals)
         error = self.process.call(self._world, "load", task, variation, simplification, gold)
         if error:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -117,14 +116,36 @@ def test_no_process_outlives_ours(ending: str) -> None:
     assert becomes_true(lambda: not exists(int(ours.stdout)))
 
 
-def test_a_process_is_started_anew_after_so_many_episodes(make_env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make_env(tasks=["find-plant"], recycle=2)
-    begun = []
-    monkeypatch.setattr(env, "_new_process", lambda: begun.append("a process") or started(env_beside))
-    env_beside = make_env()
-    for expected in ([], [], ["a process"], ["a process"], ["a process"] * 2):
+def test_a_process_is_started_anew_after_so_many_episodes() -> None:
+    env = ScienceWorldEnv(tasks=["find-plant"], recycle=2, heap=128)
+    pids = []
+    for _ in range(4):
         env.reset(seed=0)
-        assert begun == expected
+        pids.append(started(env).pid)
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+    assert not exists(pids[0])
+    env.close()
+    assert not exists(pids[2])
+
+
+def test_environments_share_a_process_where_there_would_be_too_many() -> None:
+    options = {"tasks": ["find-plant"], "heap": 129, "processes": 2}
+    one, two, three = (ScienceWorldEnv(**options) for _ in range(3))  # type: ignore[arg-type]
+    for env in (one, two, three):
+        env.reset(seed=0)
+    assert started(one) is not started(two) and started(three) in (started(one), started(two))
+    alone = two if started(three) is started(one) else one
+    shared = started(three)
+    os.kill(started(alone).pid, signal.SIGKILL)
+    with pytest.raises(WorkerError):
+        alone.step("look around")
+    three.step("look around")
+    assert shared.alive and shared.users == 2
+    one.close()
+    two.close()
+    assert shared.alive
+    three.close()
+    assert not exists(shared.pid)
 
 
 def test_an_interrupted_call_ends_the_process_because_its_answer_is_still_to_come(
