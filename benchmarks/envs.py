@@ -3,7 +3,7 @@
     python benchmarks/envs.py [--games FILE]
 
 Actions are drawn from the admissible ones beforehand, so that what is timed is the environment alone. Environments
-whose extra is not installed are left out. benchmarks/scienceworld.py has more on ScienceWorld.
+whose extra is not installed are left out. benchmarks/scienceworld_speed.py has more on ScienceWorld.
 """
 
 import argparse

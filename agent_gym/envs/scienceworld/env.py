@@ -47,11 +47,11 @@ class ScienceWorldEnv(TextEnv):
         reward: "delta": what a turn adds to the score, over 100, and -1 for a fatal mistake; "final": the score over
             100 at the end, and 0 before; "success": 1 at the end where the score is 100, and 0 otherwise.
         max_turns: The episode is truncated after so many turns.
-        heap: Largest size of the Java heap, in MB.
+        heap: Largest size of the Java heap for one environment, in MB.
         call_timeout: Seconds that Java may take for a turn before it is ended.
         recycle: Episodes after which Java is started anew.
-        processes: Java processes (some 350 MB each) before environments share them; as many as processors, and at least
-            2, if None. What happens to a process happens to all episodes in it.
+        processes: Java processes (some 350 MB each) before environments share them, up to 16 in one; as many as
+            processors, and at least 2, if None. What happens to a process happens to all episodes in it.
         render_mode: "ansi" or None.
 
     Raises:
@@ -177,7 +177,7 @@ class ScienceWorldEnv(TextEnv):
             render_mode=self.render_mode,
         )
         fresh._solutions = dict(self._solutions)
-        if self._simulator is not None and self._simulator.process.alive:
+        if self._simulator is not None and self._simulator.process.has_room:
             fresh._simulator = Simulator(self._simulator.process)
         try:
             return self._replay_on(fresh)

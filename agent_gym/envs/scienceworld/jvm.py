@@ -24,6 +24,8 @@ from agent_gym.errors import AgentGymError, MissingExtraError, WorkerError
 
 _GATEWAY = "py4j.GatewayServer"
 _OPTIONS = (
+    # The heap begins small and grows with what lives in it; by default it begins with a share of the machine's memory.
+    "-Xms48m",
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",

@@ -21,6 +21,9 @@ _INTERFACE = "scienceworld.runtime.pythonapi.PythonInterface"
 _IDENTIFIERS = "util.UniqueIdentifier"
 _SIMPLIFIER = "main.scala.scienceworld.runtime.SimplifierProcessor"
 _RANDOM = "scala.util.Random$"
+_WORLDS = 16
+"""Worlds in a process, at most: each needs some 12 MB, and what happens to the process happens to all of them."""
+_MB_A_WORLD = 16
 _GOLD_SECONDS = 300.0
 """What finding a solution may take, at least; on a busy machine it is half a minute for some tasks."""
 
@@ -49,7 +52,7 @@ class Process(Jvm):
     """The Java process of simulators, which lets one world at a time use what is global in it.
 
     Args:
-        heap: Largest size of the Java heap, in MB.
+        heap: Largest size of the Java heap for one world, in MB; some more is allowed for others.
         timeout: Seconds that starting or one call may take.
 
     Raises:
@@ -65,29 +68,35 @@ class Process(Jvm):
         self._made_with = heap, timeout
         self.episodes = 0
         """Worlds that were built in it."""
-        super().__init__(_find_jar(), heap=heap, timeout=timeout)
+        super().__init__(_find_jar(), heap=heap + _MB_A_WORLD * (_WORLDS - 1), timeout=timeout)
         self.chance = self._find_chance()
 
     @classmethod
     def joined(cls, *, heap: int, timeout: float, recycle: int, most: int) -> "Process":
-        """Return a process that the caller has joined: a new one, or where there are many, that with the fewest users.
+        """Return a process that the caller has joined: a new one, or where there are many, that with the fewest worlds.
 
         Args:
-            heap: Largest size of the Java heap, in MB.
+            heap: Largest size of the Java heap for one world, in MB.
             timeout: Seconds that starting or one call may take.
             recycle: Worlds after which nobody joins a process any more.
-            most: New processes are started while there are fewer that could be joined.
+            most: New processes are started while there are fewer that could be joined, and where all are full.
         """
         with cls._guard:
             open_ = [p for p in cls._living if p.alive and p._made_with == (heap, timeout) and p.episodes < recycle]
             if len(open_) >= most:
-                for process in sorted(open_, key=lambda process: process.users):
+                for process in sorted((p for p in open_ if p.has_room), key=lambda process: process.users):
                     if process.join():
                         return process
+                    process.leave()
             process = cls(heap=heap, timeout=timeout)
             process.join()
             cls._living.add(process)
             return process
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another world can join."""
+        return self.alive and self.users < _WORLDS
 
     def hand_over(self, globals_: _Globals) -> None:
         """Put a world's own values in the place of those of the world that was at work before it."""

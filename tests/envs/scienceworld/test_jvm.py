@@ -148,6 +148,21 @@ def test_environments_share_a_process_where_there_would_be_too_many() -> None:
     assert not exists(shared.pid)
 
 
+def test_a_full_process_takes_no_more_worlds_not_even_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_gym.envs.scienceworld.simulator._WORLDS", 2)
+    options = {"tasks": ["find-plant"], "heap": 130, "processes": 1}
+    envs = [ScienceWorldEnv(**options) for _ in range(2)]  # type: ignore[arg-type]
+    for env in envs:
+        env.reset(seed=0)
+    envs.append(envs[0].fork())
+    first, second, forked = map(started, envs)
+    assert first is second is not forked
+    assert envs[2].step("look around")[0] == envs[0].step("look around")[0]
+    for env in envs:
+        env.close()
+    assert not exists(first.pid) and not exists(forked.pid)
+
+
 def test_an_interrupted_call_ends_the_process_because_its_answer_is_still_to_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

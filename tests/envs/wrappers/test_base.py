@@ -24,6 +24,8 @@ STACK = [{"id": name, **ARGUMENTS.get(name, {})} for name in sorted(WRAPPERS) if
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # The comparison with the official engine has nothing to do with wrappers.
+    monkeypatch.setattr(AlfworldEnv, "checks", {})
 
 
 @pytest.mark.parametrize("wrappers", [*([wrapper] for wrapper in STACK), STACK], ids=lambda stack: stack[-1]["id"])

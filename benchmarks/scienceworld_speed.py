@@ -1,6 +1,6 @@
 """Turns, resets, forks and memory of ScienceWorld, beside the official package's own environment.
 
-    python benchmarks/scienceworld.py
+    python benchmarks/scienceworld_speed.py
 
 Both play the same random valid actions, recorded beforehand; they take turns, episode by episode, after each has
 played all of them to warm up. The official environment's `step` asks for look, inventory and valid actions at
