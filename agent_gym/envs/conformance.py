@@ -22,9 +22,8 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 
 from agent_gym.env import INFO_KEYS, Info, Task, TextEnv
+from agent_gym.envs.walks import MakeEnv, check_fork, follow, follower, opened, record, sample_tasks, walk
 from agent_gym.errors import EpisodeEnded, UnknownIdError
-
-MakeEnv = Callable[[], TextEnv]
 
 BAD_ACTIONS = {
     "empty": "",
@@ -37,7 +36,6 @@ BAD_ACTIONS = {
     "braces": "{0} %s \\ ' \" ;",
 }
 """Actions that no environment understands, by what is bad about them."""
-_TURNS = 12
 _PATIENT_TURNS = 1000
 """Turns that an expert may take; its task is then solvable, though perhaps not before the environment's own limit."""
 _SEEDS = (0, 1, 2)
@@ -72,7 +70,7 @@ def conform(
     Raises:
         UnknownIdError: There is no check of that name.
     """
-    with _opened(make) as (held,):
+    with opened(make) as (held,):
         # What the environments of a process share (imports, makers of games) lives on from check to check.
         with contextlib.suppress(Exception):
             held.reset(seed=0)
@@ -109,7 +107,7 @@ def _run(name: str, check: Callable[[MakeEnv], str], make: MakeEnv) -> Check:
 
 
 def _gymnasium(make: MakeEnv) -> str:
-    with _opened(make) as (env,), warnings.catch_warnings():
+    with opened(make) as (env,), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # It reads the infos of all turns at the end; where a value is lazy, that may be too late by then.
         env.reset, env.step = _read_at_once(env.reset), _read_at_once(env.step)
@@ -128,11 +126,11 @@ def _read_at_once(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _info(make: MakeEnv) -> str:
-    with _opened(make) as (env,):
+    with opened(make) as (env,):
         _, info = env.reset(seed=0)
         _check_info(info, env, turn=0)
         keys = set(info)
-        for turn, answer in enumerate(_walk(env, info, random.Random(0)), 1):
+        for turn, answer in enumerate(walk(env, info, random.Random(0)), 1):
             info = answer[4]
             _check_info(info, env, turn=turn)
             assert set(info) == keys, f"info has other keys at turn {turn}: {sorted(set(info) ^ keys)}"
@@ -141,7 +139,7 @@ def _info(make: MakeEnv) -> str:
 
 def _tasks(make: MakeEnv) -> str:
     counts = {}
-    with _opened(make) as (env,):
+    with opened(make) as (env,):
         for split in env.splits:
             tasks = env.tasks(split)
             counts[split] = len(tasks)
@@ -161,26 +159,26 @@ def _tasks(make: MakeEnv) -> str:
 def _determinism(make: MakeEnv) -> str:
     turns = 0
     for seed in _SEEDS:
-        with _opened(make, 2) as (one, two):
-            actions = _record(one, seed)
+        with opened(make, 2) as (one, two):
+            actions = record(one, seed)
             turns += len(actions) - 1
-            _follow(two, seed, actions, "a second environment")
+            follow(two, seed, actions, "a second environment")
     return f"{len(_SEEDS)} episodes of {turns} turns came out the same twice"
 
 
 def _hygiene(make: MakeEnv) -> str:
-    with _opened(make, 2) as (used, fresh):
+    with opened(make, 2) as (used, fresh):
         for seed in _SEEDS:
-            _record(used, seed + 100)
+            record(used, seed + 100)
             used.reset(seed=seed + 200)
-        _follow(used, 0, _record(fresh, 0), "an environment that was used before")
+        follow(used, 0, record(fresh, 0), "an environment that was used before")
     return "nothing of earlier episodes is left"
 
 
 def _interleaved(make: MakeEnv) -> str:
-    with _opened(make, 4) as (one, two, left, right):
-        expected = _record(one, 0), _record(two, 1)
-        walkers = [_follower(left, 0, expected[0]), _follower(right, 1, expected[1])]
+    with opened(make, 4) as (one, two, left, right):
+        expected = record(one, 0), record(two, 1)
+        walkers = [follower(left, 0, expected[0]), follower(right, 1, expected[1])]
         while walkers:
             walkers = [walker for walker in walkers if next(walker, None) is not None]
     return "two episodes at a time do not disturb each other"
@@ -189,8 +187,8 @@ def _interleaved(make: MakeEnv) -> str:
 def _globals(make: MakeEnv) -> str:
     random.seed(0)
     before = _global_state()
-    with _opened(make) as (env,):
-        _record(env, 0)
+    with opened(make) as (env,):
+        record(env, 0)
         with contextlib.suppress(NotImplementedError):
             env.fork().close()
     changed = [name for name, value in _global_state().items() if value != before[name]]
@@ -200,17 +198,17 @@ def _globals(make: MakeEnv) -> str:
 
 def _fork(make: MakeEnv) -> str:
     forks = 0
-    with _opened(make, 2) as (parent, reference):
+    with opened(make, 2) as (parent, reference):
         for seed in _SEEDS:
-            record = _record(reference, seed)
-            for at in sorted({0, len(record) // 2, max(len(record) - 2, 0)}):
-                _check_fork(parent, seed, record, at)
+            moments = record(reference, seed)
+            for at in sorted({0, len(moments) // 2, max(len(moments) - 2, 0)}):
+                check_fork(parent, seed, moments, at)
                 forks += 1
     return f"{forks} forks went their own way and left their parents alone"
 
 
 def _bad_actions(make: MakeEnv) -> str:
-    with _opened(make) as (env,):
+    with opened(make) as (env,):
         for what, action in BAD_ACTIONS.items():
             env.reset(seed=0)
             try:
@@ -223,11 +221,11 @@ def _bad_actions(make: MakeEnv) -> str:
 
 
 def _after_the_end(make: MakeEnv) -> str:
-    with _opened(make) as (env,):
+    with opened(make) as (env,):
         _expect_ended(env, "a step before the first reset")
         env.max_turns = 2
         _, info = env.reset(seed=0)
-        *_, last = _walk(env, info, random.Random(0), turns=2)
+        *_, last = walk(env, info, random.Random(0), turns=2)
         assert last[2] or last[3], "max_turns does not end the episode"
         assert not (last[2] and last[3]), "an episode is terminated and truncated at once"
         _expect_ended(env, "a step after the end")
@@ -238,7 +236,7 @@ def _after_the_end(make: MakeEnv) -> str:
 
 def _oracle(make: MakeEnv) -> str:
     needed: dict[str, int] = {}
-    with _opened(make) as (env,):
+    with opened(make) as (env,):
         limit, env.max_turns = env.max_turns, max(env.max_turns, _PATIENT_TURNS)
         for task in sample_tasks(env):
             env.reset(seed=0, options={"task": task.id})
@@ -277,97 +275,6 @@ CHECKS: dict[str, Callable[[MakeEnv], str]] = {
 """By name, in the order in which they run."""
 
 
-# -- episodes ----------------------------------------------------------------------------------------------------------
-
-Answer = tuple[str, float, bool, bool, Info]
-
-
-@dataclass(frozen=True, slots=True)
-class _Moment:
-    """One turn of a recorded episode; the first has no action."""
-
-    action: str
-    observation: str
-    reward: float
-    ended: bool
-
-
-@contextlib.contextmanager
-def _opened(make: MakeEnv, count: int = 1) -> Iterator[tuple[Any, ...]]:
-    with contextlib.ExitStack() as stack:
-        envs = []
-        for _ in range(count):
-            envs.append(make())
-            stack.callback(envs[-1].close)
-        yield tuple(envs)
-
-
-def _walk(env: TextEnv, info: Info, rng: random.Random, *, turns: int = _TURNS) -> Iterator[Answer]:
-    """Act at random where the environment says what can be done, else as its expert does, else in vain."""
-    expert = None if info["admissible_actions"] else env.expert()
-    for _ in range(turns):
-        admissible = info["admissible_actions"]
-        action = rng.choice(admissible) if admissible else next(expert, "look") if expert else "look"
-        answer = env.step(action)
-        yield answer
-        info = answer[4]
-        if answer[2] or answer[3]:
-            return
-
-
-def _record(env: TextEnv, seed: int) -> list[_Moment]:
-    """Play a random episode of a few turns and write it down."""
-    observation, info = env.reset(seed=seed)
-    moments = [_Moment("", observation, 0.0, False)]
-    for observation, reward, terminated, truncated, _ in _walk(env, info, random.Random(seed)):
-        action, _ = env._history[-1]
-        moments.append(_Moment(action, observation, reward, terminated or truncated))
-    return moments
-
-
-def _follow(env: TextEnv, seed: int, moments: list[_Moment], who: str) -> None:
-    """Play a recorded episode again and demand the same answers."""
-    for _ in _follower(env, seed, moments, who):
-        pass
-
-
-def _follower(env: TextEnv, seed: int, moments: list[_Moment], who: str = "another environment") -> Iterator[bool]:
-    for turn, moment in enumerate(moments):
-        if turn == 0:
-            observation, reward, ended = env.reset(seed=seed)[0], 0.0, False
-        else:
-            observation, reward, terminated, truncated, _ = env.step(moment.action)
-            ended = terminated or truncated
-        _check_same(env, moment, (observation, reward, ended), f"{who} answers differently at turn {turn}")
-        yield True
-
-
-def _check_same(env: TextEnv, moment: _Moment, found: tuple[str, float, bool], what: str) -> None:
-    observation, reward, ended = found
-    assert env.same_observation(moment.observation, observation), (
-        f"{what}: {show_difference(moment.observation, observation)}"
-    )
-    assert (reward, ended) == (moment.reward, moment.ended), (
-        f"{what}: reward {reward} instead of {moment.reward}, ended {ended} instead of {moment.ended}"
-    )
-
-
-def _check_fork(parent: TextEnv, seed: int, record: list[_Moment], at: int) -> None:
-    """Fork after turn `at`; the child, let loose first, and then the parent both go on as recorded."""
-    _follow(parent, seed, record[: at + 1], "the parent")
-    stray, child = parent.fork(), parent.fork()
-    rest = record[at + 1 :]
-    with contextlib.closing(stray), contextlib.closing(child):
-        with contextlib.suppress(EpisodeEnded):
-            for action in ("look", "", *(moment.action for moment in rest[1:])):
-                stray.step(action)
-        for who, env in (("a fork", child), ("a parent whose forks went on", parent)):
-            for turn, moment in enumerate(rest, at + 1):
-                observation, reward, terminated, truncated, _ = env.step(moment.action)
-                found = observation, reward, terminated or truncated
-                _check_same(env, moment, found, f"{who} (made after turn {at}) answers differently at turn {turn}")
-
-
 def _check_info(info: Info, env: TextEnv, *, turn: int) -> None:
     missing = [key for key in INFO_KEYS if key not in info]
     assert not missing, f"info lacks {missing} at turn {turn}"
@@ -391,12 +298,6 @@ def _expect_ended(env: TextEnv, what: str) -> None:
     raise AssertionError(f"{what} does not raise EpisodeEnded")
 
 
-def sample_tasks(env: TextEnv, count: int = 3) -> list[Task]:
-    """Return the first, a middle and the last task of the environment's split."""
-    tasks = env.tasks(env.split)
-    return [tasks[index] for index in sorted({round(i * (len(tasks) - 1) / (count - 1)) for i in range(count)})]
-
-
 def _global_state() -> dict[str, Any]:
     state = {
         "random's generator": random.getstate(),
@@ -408,12 +309,3 @@ def _global_state() -> dict[str, Any]:
     if "torch" in sys.modules:
         state["torch's global generator"] = sys.modules["torch"].get_rng_state().tolist()
     return state
-
-
-def show_difference(expected: str, found: str) -> str:
-    """Show where two texts part."""
-    at = next(
-        (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
-    )
-    start = max(0, at - 20)
-    return f"{found[start : at + 40]!r} instead of {expected[start : at + 40]!r} (character {at})"

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import agent_gym
 from agent_gym.env import Info, TextEnv
-from agent_gym.envs.conformance import NotApplicableError, sample_tasks, show_difference
+from agent_gym.envs.conformance import NotApplicableError
+from agent_gym.envs.walks import sample_tasks, show_difference
 from agent_gym.errors import AgentGymError
 from agent_gym.registry import find_spec, make, resolve
 

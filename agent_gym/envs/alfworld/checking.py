@@ -4,7 +4,8 @@ import random
 
 from agent_gym.envs.alfworld.env import AlfworldEnv
 from agent_gym.envs.alfworld.reference import open_reference, reference_installed, walk_both
-from agent_gym.envs.conformance import MakeEnv, NotApplicableError
+from agent_gym.envs.conformance import NotApplicableError
+from agent_gym.envs.walks import MakeEnv
 
 _GAMES = 6
 _TURNS = 20
