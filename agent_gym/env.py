@@ -218,11 +218,13 @@ class TextEnv(gymnasium.Env[str, str]):
         unknown = set(options or ()) - {"task"}
         if unknown:
             raise UnknownIdError.of("reset option", sorted(unknown)[0], ["task"])
+        # Until the new episode has begun there is none: a reset that fails must not leave the old one to be played on.
+        self._ended = True
         self.task = self._choose((options or {}).get("task"))
         self._episode_seed = int(self.np_random.integers(2**63))
         self.turn = 0
-        self._ended = False
         observation, state = self._start(self.task, random.Random(self._episode_seed))
+        self._ended = False
         self._last_observation = observation
         self._history = [("", observation)]
         return observation, self._info(state)

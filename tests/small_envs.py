@@ -106,3 +106,16 @@ class Fragile(CountEnv):
                 Path(path).touch()
             os.kill(os.getpid(), signal.SIGKILL if word == "die" else signal.SIGSTOP)
         return super()._act("up" if word in ("die", "hang") else action)
+
+
+class Waiting(CountEnv):
+    """Says that it waits for another process."""
+
+    blocking: ClassVar[bool] = True
+
+
+class Limited(CountEnv):
+    """Says how many turns it may take."""
+
+    def _said(self) -> str:
+        return f"{self.turn} of {self.max_turns}"

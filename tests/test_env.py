@@ -323,3 +323,18 @@ def test_a_split_without_tasks_is_said_to_be_empty() -> None:
 
     with pytest.raises(UnknownIdError, match="has no tasks"):
         Empty().reset(seed=0)
+
+
+def test_a_reset_that_fails_leaves_no_episode_to_be_played_on() -> None:
+    class Faulty(CountEnv):
+        def _start(self, task: Any, rng: Any) -> Any:
+            if task.id == "count 4":
+                raise OSError("no such world")
+            return super()._start(task, rng)
+
+    env = Faulty()
+    env.reset(seed=0, options={"task": "count 1"})
+    with pytest.raises(OSError, match="no such world"):
+        env.reset(seed=0, options={"task": "count 4"})
+    with pytest.raises(EpisodeEnded):
+        env.step("up")

@@ -13,11 +13,13 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import weakref
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from agent_gym.errors import ConfigError, WorkerError
@@ -25,6 +27,8 @@ from agent_gym.errors import ConfigError, WorkerError
 _START_SECONDS = 120.0
 """A first import may have to wait for a slow disk."""
 _CLOSE_SECONDS = 5.0
+_TRANSFER_SECONDS = 60
+"""A request or an answer may take so long to travel, once it has begun to; the time-out of a call is for the rest."""
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -63,7 +67,7 @@ class Host:
         except BaseException:
             self._template.release()
             raise
-        self._begin(channel)
+        self._begin(channel, _START_SECONDS)
         try:
             self._ask("make", target, args, kwargs, timeout=max(timeout, _START_SECONDS))
         except BaseException:
@@ -73,7 +77,7 @@ class Host:
     @property
     def alive(self) -> bool:
         """Whether the process can be called."""
-        return self._finalizer.alive and not _exited(self._pidfd, 0.0)
+        return self._finalizer.alive and os.getpid() == self._owner and not _exited(self._pidfd, 0.0)
 
     @property
     def pid(self) -> int:
@@ -104,11 +108,16 @@ class Host:
         twin.timeout, twin._name = self.timeout, self._name
         twin._template = self._template.hold()
         try:
-            channel = self._request_fork(_START_SECONDS)
+            channel = self._request_fork()
         except BaseException:
             self._template.release()
             raise
-        twin._begin(channel)
+        try:
+            twin._begin(channel, self.timeout)
+        except WorkerError:
+            if not self._answers():
+                self.kill()
+            raise
         return twin
 
     def close(self) -> None:
@@ -125,46 +134,69 @@ class Host:
 
     # -- talking ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, channel: Connection) -> None:
+    def _begin(self, channel: Connection, timeout: float) -> None:
         """Take over a child that was just forked."""
         self._channel = channel
         self._lock = threading.Lock()
+        self._owner = os.getpid()
         try:
-            self._pid = int(_receive(channel, _START_SECONDS, f"The worker process of {self._name}")[1])
+            kind, value = _receive(channel, timeout, f"The worker process of {self._name}")
+            if kind == "raised":
+                raise WorkerError(f"The worker process of {self._name} cannot be forked: {value}.")
+            self._pid = int(value)
             self._pidfd = os.pidfd_open(self._pid)
-        except BaseException:
+        except BaseException as error:
             channel.close()
             self._template.release()
+            if isinstance(error, EOFError | OSError):
+                raise WorkerError(
+                    f"The worker process of {self._name} has died as it began: reset() tries again."
+                ) from error
             raise
-        self._finalizer = weakref.finalize(self, _end, self._pidfd, channel, self._template)
+        self._finalizer = weakref.finalize(self, _end, self._pidfd, channel, self._template, self._owner)
 
     def _ask(self, *request: Any, timeout: float) -> Any:
         what = f"The worker process of {self._name}"
-        if not self._finalizer.alive:
+        if not self._finalizer.alive or os.getpid() != self._owner:
             raise WorkerError(f"{what} was closed: make a new environment, or call reset() if it has one.")
+        message = ForkingPickler.dumps(request)
         with self._lock:
             try:
-                self._channel.send(request)
+                self._channel.send_bytes(message)
                 kind, value = _receive(self._channel, timeout, what)
             except (EOFError, OSError) as error:
                 self.kill()
                 raise WorkerError(f"{what} has died ({type(error).__name__}): reset() starts a new one.") from error
-            except WorkerError:
+            except BaseException:
+                # Whatever interrupted it: the answer is still to come, and would be taken for that of the next call.
                 self.kill()
                 raise
         if kind == "raised":
             raise value
         return value
 
-    def _request_fork(self, timeout: float) -> Connection:
+    def _answers(self) -> bool:
+        """Return whether the process still answers."""
+        with contextlib.suppress(WorkerError):
+            self._ask("ping", timeout=_CLOSE_SECONDS)
+            return True
+        return False
+
+    def _request_fork(self) -> Connection:
+        if not self.alive:
+            raise WorkerError(
+                f"The worker process of {self._name} has died and cannot be forked: reset() starts a new one."
+            )
         with self._lock:
             try:
                 return _ask_to_fork(self._channel)
-            except OSError as error:
+            except BaseException as error:
                 self.kill()
-                raise WorkerError(
-                    f"The worker process of {self._name} has died and cannot be forked: reset() starts a new one."
-                ) from error
+                if isinstance(error, OSError):
+                    raise WorkerError(
+                        f"The worker process of {self._name} has died and cannot be forked: reset() starts a new one."
+                    ) from error
+                raise
 
 
 class _Template:
@@ -180,7 +212,7 @@ class _Template:
     def __init__(self, module: str) -> None:
         if not hasattr(os, "pidfd_open"):
             raise ConfigError("Worker processes need Linux 5.3 or newer: run the environment inline.")
-        ours, theirs = socket.socketpair()
+        ours, theirs = _socket_pair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", f"from agent_gym.envs.hosted import main; main({theirs.fileno()})"],
@@ -192,6 +224,7 @@ class _Template:
             )
         self._channel = Connection(ours.detach())
         self._module = module
+        self._owner = os.getpid()
         self._users = 0
         try:
             self._channel.send((list(sys.path), module))
@@ -208,7 +241,7 @@ class _Template:
         """Return the template of a module, starting it if there is none that lives; the caller releases it."""
         with cls._guard:
             template = cls._all.get(module)
-            if template is None or template._process.poll() is not None:
+            if template is None or template._owner != os.getpid() or template._process.poll() is not None:
                 template = cls._all[module] = cls(module)
             return template.hold()
 
@@ -218,6 +251,8 @@ class _Template:
         return self
 
     def release(self) -> None:
+        if os.getpid() != self._owner:
+            return
         with self._guard:
             self._users -= 1
             if self._users == 0:
@@ -245,12 +280,20 @@ class _Template:
 
 def _ask_to_fork(channel: Connection) -> Connection:
     """Have the process at the other end fork; return the channel to its child."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = _socket_pair()
     with theirs:
         channel.send(("fork",))
         with socket.socket(fileno=os.dup(channel.fileno())) as carrier:
             socket.send_fds(carrier, [b"f"], [theirs.fileno()])
     return Connection(ours.detach())
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two ends; on ours, nothing takes for ever."""
+    ours, theirs = socket.socketpair()
+    for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+        ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _TRANSFER_SECONDS, 0))
+    return ours, theirs
 
 
 def _receive(channel: Connection, timeout: float, who: str) -> Any:
@@ -269,8 +312,15 @@ def _exited(pidfd: int, timeout: float) -> bool:
     return bool(poll.poll(1000 * timeout))
 
 
-def _end(pidfd: int, channel: Connection, template: _Template) -> None:
-    """Kill a host's process, wait until it is gone, and let go of everything that belongs to it."""
+def _end(pidfd: int, channel: Connection, template: _Template, owner: int) -> None:
+    """Kill a host's process, wait until it is gone, and let go of everything that belongs to it.
+
+    In a fork of the process that has started it, only let go: the host is not ours.
+    """
+    if os.getpid() != owner:
+        os.close(pidfd)
+        channel.close()
+        return
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     _exited(pidfd, _CLOSE_SECONDS)

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import importlib
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -67,6 +68,8 @@ class _Process:
                 self._leave()
             if kind == "fork":
                 self._fork()
+            elif kind == "ping":
+                self.channel.send(("returned", None))
             elif kind == "close":
                 _answer(self.channel, self._close)
                 os._exit(0)
@@ -88,19 +91,34 @@ class _Process:
     def _fork(self) -> None:
         with socket.socket(fileno=os.dup(self.channel.fileno())) as carrier:
             _, (descriptor, *_), *_ = socket.recv_fds(carrier, 1, 1)
-        child = os.fork()
+        twin = Connection(descriptor)
+        try:
+            child = os.fork()
+        except OSError as error:
+            twin.send(("raised", error))
+            twin.close()
+            return
         if child:
-            os.close(descriptor)
+            twin.close()
             if not self.is_template:
                 os.waitpid(child, 0)
             return
-        if not self.is_template and os.fork():
-            os._exit(0)
+        if not self.is_template:
+            self._step_aside(twin)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.is_template = False
         self.channel.close()
-        self.channel = Connection(descriptor)
+        self.channel = twin
         self.channel.send(("returned", os.getpid()))
+
+    def _step_aside(self, twin: Connection) -> None:
+        """Fork once more and exit, so that the twin becomes a child of the template."""
+        try:
+            if os.fork():
+                os._exit(0)
+        except OSError as error:
+            twin.send(("raised", error))
+            os._exit(0)
 
     def _leave(self) -> None:
         """End, because nobody listens any more; a template waits for its hosts, and takes those along that hang."""
@@ -127,7 +145,7 @@ def _answer(channel: Connection, function: Any) -> bool:
         value, kind = function(), "returned"
     except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller
         error.add_note("In the worker process:\n" + traceback.format_exc())
-        value, kind = error, "raised"
+        value, kind = _portable(error), "raised"
     try:
         channel.send((kind, value))
     except OSError:
@@ -136,3 +154,15 @@ def _answer(channel: Connection, function: Any) -> bool:
         problem = value if kind == "raised" else error
         channel.send(("raised", RuntimeError(f"{type(problem).__name__}: {problem}")))
     return kind == "returned"
+
+
+def _portable(error: Exception) -> Exception:
+    """Return the error, or one that tells the same in words where it would not survive the journey."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - whatever an exception's own code raises when it is rebuilt
+        told = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in error.__notes__:
+            told.add_note(note)
+        return told
+    return error

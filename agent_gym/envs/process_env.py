@@ -33,6 +33,8 @@ class ProcessEnv(TextEnv):
         self._entry_point, self._kwargs = _importable(id, kwargs)
         self._timeout = call_timeout
         self._host: Host | None = None
+        self._episode_host: Host | None = None
+        """Where the episode is played; a worker that was started since knows nothing of it."""
         self._policies = 0
         about = self._worker().call("about")
         self.splits = about.pop("splits")  # type: ignore[misc]
@@ -54,20 +56,20 @@ class ProcessEnv(TextEnv):
 
     def expert(self) -> Iterator[str] | None:
         """Return the actions that solve the current task from its start, or None where no oracle exists."""
-        actions = self._worker().call("expert")
+        actions = self._episode_host.call("expert") if self._episode_host is not None else None
         return None if actions is None else iter(actions)
 
     def demonstrate(self, observation: str, rng: random.Random) -> Generator[str, str, object] | None:
         """Return the environment's demonstrator; it acts in the worker."""
         self._policies += 1
         number = self._policies
-        if not self._worker().call("demonstrate", number, observation, rng):
+        if not self._playing().call("demonstrate", number, observation, rng):
             return None
         return self._follow(number)
 
     def _follow(self, number: int) -> Generator[str, str, object]:
         observation: str | None = None
-        while (action := self._worker().call("demonstrated", number, observation)) is not None:
+        while (action := self._playing().call("demonstrated", number, observation)) is not None:
             observation = yield action
         return None
 
@@ -84,20 +86,22 @@ class ProcessEnv(TextEnv):
         """Close the environment and end the worker."""
         if self._host is not None:
             self._host.close()
-            self._host = None
+        self._host = self._episode_host = None
 
     def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
-        return _received(self._worker().call("start", task, rng))
+        self._episode_host = self._worker()
+        return _received(self._episode_host.call("start", task, rng, self.max_turns))
 
     def _act(self, action: str) -> tuple[str, State]:
-        if self._host is None:
+        return _received(self._playing().call("act", action, self.turn, self.max_turns))
+
+    def _playing(self) -> Host:
+        if self._episode_host is None:
             raise EpisodeEnded("There is no episode yet: call reset() first.")
-        return _received(self._host.call("act", action, self.turn))
+        return self._episode_host
 
     def _worker(self) -> Host:
-        if self._host is not None and not self._host.alive:
-            self.close()
-        if self._host is None:
+        if self._host is None or not self._host.alive:
             self._host = Host(
                 f"{__name__}:Hosted",
                 self._entry_point,
@@ -109,7 +113,9 @@ class ProcessEnv(TextEnv):
 
     def _copy(self) -> Self:
         twin = copy.copy(self)
-        twin._host = self._host.fork() if self._host is not None else None
+        playing = self._episode_host or self._host
+        twin._host = playing.fork() if playing is not None else None
+        twin._episode_host = twin._host if self._episode_host is not None else None
         return twin
 
 
@@ -148,6 +154,12 @@ class Hosted:
 
     def __init__(self, entry_point: str, kwargs: dict[str, Any]) -> None:
         self._env = make(entry_point, worker="inline", **kwargs)
+        if self._env.blocking:
+            self._env.close()
+            raise ConfigError(
+                f"{entry_point} has a process of its own already, which another around it could not fork: leave out "
+                "worker='process'."
+            )
         self._policies: dict[int, Generator[str, str, object]] = {}
 
     def about(self) -> dict[str, Any]:
@@ -195,14 +207,14 @@ class Hosted:
         """Return whether two observations say the same."""
         return self._env.same_observation(expected, found)
 
-    def start(self, task: Task, rng: random.Random) -> tuple[str, State, list[str] | None]:
+    def start(self, task: Task, rng: random.Random, max_turns: int) -> tuple[str, State, list[str] | None]:
         """Begin a task."""
-        self._env.task, self._env.turn = task, 0
+        self._env.task, self._env.turn, self._env.max_turns = task, 0, max_turns
         return _sent(*self._env._start(task, rng))
 
-    def act(self, action: str, turn: int) -> tuple[str, State, list[str] | None]:
+    def act(self, action: str, turn: int, max_turns: int) -> tuple[str, State, list[str] | None]:
         """Apply an action."""
-        self._env.turn = turn
+        self._env.turn, self._env.max_turns = turn, max_turns
         return _sent(*self._env._act(action))
 
     def close(self) -> None:

@@ -129,7 +129,13 @@ class Collector:
         return trajectory
 
     async def _attempt(self, job: Job) -> tuple[Trajectory, Exception | None]:
-        env = self._workers.take()
+        try:
+            env = await self._workers.take()
+        except WorkerError as error:
+            failed = Trajectory(
+                job.task_id or "", self.env_id, job.id, job.group_id, job.seed, error=f"WorkerError: {error}"
+            )
+            return failed, error
         episode = Episode(
             env,
             self.engine,
@@ -146,5 +152,5 @@ class Collector:
         if trajectory.error is None:
             self._workers.give_back(env)
         else:
-            self._workers.discard(env)
+            await self._workers.discard(env)
         return trajectory, episode.failure

@@ -36,13 +36,19 @@ class Workers:
     def __init__(self, make_env: EnvFactory, concurrency: int) -> None:
         self._make_env = make_env
         self._concurrency = concurrency
+        self._blocking = False
         self._idle: list[TextEnv] = []
         self._lent: dict[int, TextEnv] = {}
         self._threads: ThreadPoolExecutor | None = None
 
-    def take(self) -> TextEnv:
+    async def take(self) -> TextEnv:
         """Return an environment that nobody else uses until it is given back or discarded."""
-        env = self._idle.pop() if self._idle else self._make_env()
+        if self._idle:
+            env = self._idle.pop()
+        else:
+            # What waits for another process may do so when it is made, too; that shows with the first one.
+            env = await (self._in_thread if self._blocking else inline)(self._make_env)
+            self._blocking = env.blocking
         self._lent[id(env)] = env
         return env
 
@@ -51,10 +57,10 @@ class Workers:
         del self._lent[id(env)]
         self._idle.append(env)
 
-    def discard(self, env: TextEnv) -> None:
+    async def discard(self, env: TextEnv) -> None:
         """Close an environment that cannot be trusted any more."""
         del self._lent[id(env)]
-        _close(env)
+        await self.caller(env)(_close, env)
 
     def caller(self, env: TextEnv) -> Caller:
         """Return how to call the environment: at once, or in a thread where it waits for another process."""

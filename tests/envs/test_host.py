@@ -18,6 +18,13 @@ from agent_gym.envs.host import Host
 from agent_gym.errors import GameError, WorkerError
 
 
+class OddError(Exception):
+    """Pickles, and cannot be made again from that."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
 class Counter:
     """Counts, and fails in every way."""
 
@@ -39,6 +46,18 @@ class Counter:
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def no_more_forks(self) -> None:
+        def refuse() -> int:
+            raise BlockingIOError("no more processes")
+
+        os.fork = refuse
+
+    def fail_oddly(self) -> None:
+        raise OddError("one", "two")
+
+    def size(self, text: str) -> int:
+        return len(text)
 
     def shell(self) -> int:
         return subprocess.run(["false"], check=False).returncode
@@ -206,3 +225,70 @@ def test_a_constructor_that_fails_leaves_no_process() -> None:
     with pytest.raises(TypeError):
         Host(HERE, 1, 2, 3)
     assert {child.pid for child in me.children(recursive=True)} == before
+
+
+def test_an_interrupted_call_ends_the_host_because_its_answer_is_still_to_come(counter: Host) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            counter.call("stop")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not counter.alive
+    with pytest.raises(WorkerError):
+        counter.call("add", 1)
+
+
+def test_what_cannot_be_sent_is_told_before_anything_is_sent(counter: Host) -> None:
+    with pytest.raises(Exception, match="pickle"):
+        counter.call("add", lambda: None)
+    assert counter.call("add", 1) == 11
+
+
+def test_a_fork_of_this_process_leaves_the_hosts_alone(counter: Host) -> None:
+    child = os.fork()
+    if not child:
+        try:
+            used = counter.alive
+            counter.close()
+            gc.collect()
+        finally:
+            os._exit(int(used))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "it is not alive there"
+    assert counter.call("add", 1) == 11
+
+
+def test_a_host_that_cannot_be_forked_says_so_and_lives_on(counter: Host) -> None:
+    counter.call("no_more_forks")
+    with pytest.raises(WorkerError, match="cannot be forked: no more processes"):
+        counter.fork()
+    assert counter.call("add", 1) == 11
+
+
+def test_a_hung_host_cannot_hold_up_its_fork(counter: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_gym.envs.host._CLOSE_SECONDS", 0.2)
+    os.kill(counter.pid, signal.SIGSTOP)
+    counter.timeout = 0.2
+    with pytest.raises(WorkerError, match="did not answer"):
+        counter.fork()
+    assert not counter.alive
+
+
+def test_a_hung_host_cannot_hold_up_a_large_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_gym.envs.host._TRANSFER_SECONDS", 1)
+    host = Host(HERE)
+    assert host.call("size", "x" * 10**7) == 10**7
+    os.kill(host.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError):
+        host.call("size", "x" * 10**7)
+    assert not host.alive
+
+
+def test_an_error_that_does_not_survive_the_journey_is_told_in_words(counter: Host) -> None:
+    with pytest.raises(RuntimeError, match="OddError: one and two") as raised:
+        counter.call("fail_oddly")
+    assert "in fail_oddly" in raised.value.__notes__[0]

@@ -135,3 +135,33 @@ def test_a_class_that_only_this_process_has_is_refused() -> None:
     agent_gym.register("local-count", Local)
     with pytest.raises(ConfigError, match="put the class into a module of its own"):
         agent_gym.make("local-count", worker="process")
+
+
+def test_what_has_a_process_of_its_own_gets_no_other_around_it() -> None:
+    with pytest.raises(ConfigError, match="leave out worker='process'"):
+        agent_gym.make("small_envs:Waiting", worker="process")
+
+
+def test_an_episode_whose_worker_died_does_not_go_on_in_the_next_one() -> None:
+    with ProcessEnv("small_envs:CountEnv") as env:
+        observation, _ = env.reset(seed=0)
+        policy = env.demonstrate(observation, random.Random(0))
+        assert policy is not None
+        next(policy)
+        os.kill(env._worker().pid, signal.SIGKILL)
+        while env._worker().pid == env._playing().pid:
+            os.sched_yield()
+        assert len(env.tasks("train")) == 5
+        with pytest.raises(WorkerError):
+            env.step("up")
+        with pytest.raises(WorkerError):
+            policy.send("the number is 1")
+        assert env.reset(seed=0)[0] == observation
+
+
+def test_a_limit_of_turns_that_is_set_later_reaches_the_worker() -> None:
+    with ProcessEnv("small_envs:Limited") as env:
+        env.max_turns = 7
+        assert env.reset(seed=0)[0] == "0 of 7"
+        env.max_turns = 8
+        assert env.step("up")[0] == "1 of 8"

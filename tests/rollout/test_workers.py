@@ -13,6 +13,7 @@ from helpers import CountEnv, run
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.envs.process_env import ProcessEnv
+from agent_gym.errors import WorkerError
 from agent_gym.rollout.chat import ByteChat
 from agent_gym.rollout.collect import Collector, Job
 from agent_gym.rollout.episode import EpisodeSettings
@@ -95,7 +96,7 @@ def test_a_slow_environment_does_not_hold_up_the_others() -> None:
     workers = Workers(Waiting, 2)
 
     async def scene() -> None:
-        slow, quick = workers.take(), workers.take()
+        slow, quick = await workers.take(), await workers.take()
         for env in (slow, quick):
             await workers.caller(env)(env.reset, seed=0)
         waiting = asyncio.create_task(workers.caller(slow)(slow.step, "wait"))  # type: ignore[arg-type]
@@ -110,7 +111,7 @@ def test_a_slow_environment_does_not_hold_up_the_others() -> None:
 
 def test_an_environment_of_this_process_is_called_at_once() -> None:
     workers = Workers(CountEnv, 1)
-    assert workers.caller(workers.take()) is inline
+    assert workers.caller(run(workers.take())) is inline
     workers.close()
     assert workers._threads is None
 
@@ -136,8 +137,8 @@ def test_close_takes_back_what_an_interrupted_episode_has_left() -> None:
         return made[-1]
 
     workers = Workers(make, 2)
-    workers.take()
-    workers.give_back(workers.take())
+    run(workers.take())
+    workers.give_back(run(workers.take()))
     workers.close()
     assert len(made) == 2 and all(env.closed for env in made)
 
@@ -149,7 +150,30 @@ def test_an_environment_that_fails_to_close_does_not_keep_the_others_open() -> N
             raise OSError("no")
 
     workers = Workers(Stubborn, 2)
-    envs = [workers.take(), workers.take()]
-    workers.discard(envs[0])
+    envs = [run(workers.take()), run(workers.take())]
+    run(workers.discard(envs[0]))
     workers.close()
     assert all(env.closed for env in envs)  # type: ignore[attr-defined]
+
+
+class Threaded(CountEnv):
+    """Is called in threads, so that several are in use at once."""
+
+    blocking: ClassVar[bool] = True
+
+
+def test_an_environment_that_cannot_be_made_costs_its_episode_and_the_others_go_on() -> None:
+    made = 0
+
+    def make() -> Threaded:
+        nonlocal made
+        made += 1
+        if made in (2, 3):
+            raise WorkerError("no worker starts")
+        return Threaded(max_turns=6)
+
+    done = played(make, ["up"], JOBS)
+    assert [trajectory.id for trajectory in done] == [job.id for job in JOBS]
+    assert sum(trajectory.success for trajectory in done) >= 2
+    assert all("no worker starts" in trajectory.error for trajectory in done if trajectory.error)
+    assert any("no worker starts" in trajectory.metadata.get("retried", "") for trajectory in done)

@@ -17,6 +17,7 @@ def check_official_engine(make: MakeEnv) -> str:
         raise NotApplicableError("needs the official engine: pip install 'agent-gym[alfworld-reference]'")
     env = make().unwrapped
     if not isinstance(env, AlfworldEnv):
+        env.close()
         raise NotApplicableError("runs on the environment itself: leave worker and wrappers out")
     tasks = env.tasks(env.split)
     host = open_reference()

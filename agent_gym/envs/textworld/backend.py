@@ -4,15 +4,20 @@ The only file that touches TextWorld. It is imported by the worker alone: the pa
 interpreter is a native library, and both write what they like into the process.
 """
 
+import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import textworld
 from textworld.challenges import CHALLENGES as OFFICIAL
 from textworld.generator import compile_game, make_game
 from textworld.generator.game import Game, GameOptions
+
+from agent_gym.errors import GameError
 
 _STATUS_LINE = re.compile(r"\n>[^\n]*\Z")
 _BANNER = re.compile(r"\A(?:[ _|\\/$<>]*\n)+")
@@ -49,13 +54,20 @@ class Player:
         self._game: Any = None
         self._path = ""
         self._moves = 0
+        # Should the interpreter be brought to write a file after all, there is no folder to put it into.
+        folder = tempfile.mkdtemp()
+        os.chdir(folder)
+        Path(folder).rmdir()
 
     def start(self, path: str, seed: int) -> Frame:
         """Begin a game anew.
 
         Args:
-            path: A .z8 file, its .json beside it.
+            path: A game file, absolute; a .z8 of TextWorld's has its .json beside it.
             seed: Of the interpreter's own dice.
+
+        Raises:
+            GameError: Nobody can tell how the game is scored.
         """
         if path != self._path:
             self.close()
@@ -63,7 +75,10 @@ class Player:
             self._path = path
         self._game.seed(seed)
         self._moves = 0
-        return self._frame(self._game.reset())
+        state = self._game.reset()
+        if state.get("max_score") is None or state.get("won") is None:
+            raise GameError(f"{path} cannot be scored: put the .json that it was made from beside it.")
+        return self._frame(state)
 
     def act(self, command: str) -> Frame:
         """Give the game one line."""

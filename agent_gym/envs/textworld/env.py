@@ -27,10 +27,16 @@ _LONGEST_ACTION = 180
 _RECYCLE = 200
 """Episodes after which a worker makes room for a fresh one; the interpreter keeps a little of every game."""
 _REFUSED = "That's not a verb I recognise."
-_META = re.compile(
-    r"\b(save|restore|restart|quit|q|undo|script|transcript|unscript|print_state|enable|disable|tw-[\w-]*)(?!\w)", re.I
+_SIGNIFICANT = 9
+"""The interpreter tells words apart by so many letters."""
+_META = (
+    *("save", "restore", "restart", "quit", "q", "undo", "die", "oops", "o", "script", "unscript", "noscript"),
+    *("transcript", "recording", "replay", "commands", "print_state", "enable", "disable", "restrict"),
 )
 """Words that command the interpreter rather than the player: they write files, end the game or show its state."""
+_META_BEGINNINGS = frozenset(word[:_SIGNIFICANT] for word in _META)
+_NEXT_COMMAND = re.compile(r"[.;]|\bthen\b", re.IGNORECASE)
+"""What separates commands of one line: only the first is given, because a line of several mixes up the score."""
 
 
 class TextWorldEnv(TextEnv):
@@ -132,7 +138,7 @@ class TextWorldEnv(TextEnv):
         if self._makers is None:
             self._makers = Makers.shared()
         path = self._games.path(task, self._makers)
-        self._frame = self._worker().call("start", str(path), rng.randrange(2**31))
+        self._frame = self._worker().call("start", str(path.resolve()), rng.randrange(2**31))
         return self._frame.text, self._state(self._frame, reward=0.0, invalid=False)
 
     def _act(self, action: str) -> tuple[str, State]:
@@ -140,7 +146,7 @@ class TextWorldEnv(TextEnv):
         if before is None or self._host is None:
             raise EpisodeEnded("There is no game yet: call reset() first.")
         command = _typed(action)
-        if _META.search(command):
+        if command not in (before.admissible or ()) and _commands_the_interpreter(command):
             return _REFUSED, self._state(before, reward=0.0, invalid=True)
         frame = self._frame = self._host.call("act", command)
         understood = frame.acted or command in (before.admissible or ())
@@ -177,9 +183,16 @@ class TextWorldEnv(TextEnv):
 
 
 def _typed(action: str) -> str:
-    """Return an action as one line that the interpreter can read; a backslash would begin a command to it."""
+    """Return an action as one command that the interpreter can read; a backslash would begin a command to it."""
     printable = "".join(
-        character if " " <= character <= "~" and character != "\\" else " "
+        character if " " <= character <= "~" and character not in '\\"' else " "
         for character in action[: 10 * _LONGEST_ACTION]
     )
-    return " ".join(printable.split())[:_LONGEST_ACTION]
+    first = _NEXT_COMMAND.split(printable)[0]
+    return " ".join(first.split())[:_LONGEST_ACTION]
+
+
+def _commands_the_interpreter(command: str) -> bool:
+    """Return whether a command, or what follows a comma in it ("you, save"), is one to the interpreter."""
+    beginnings = (part.split()[0].lower() for part in command.split(",") if part.strip())
+    return any(word.startswith("tw-") or word[:_SIGNIFICANT] in _META_BEGINNINGS for word in beginnings)

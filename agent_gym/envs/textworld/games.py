@@ -111,7 +111,7 @@ class GivenGames:
     """Games in files.
 
     Args:
-        paths: Game files, or folders that have some somewhere below them. A file in a folder that is named after a
+        paths: Game files, or folders that have some somewhere below them. A game that lies in a subfolder named after a
             split belongs to it, and to "train" otherwise.
         cache: Where a game is kept that has to be compiled first.
 
@@ -122,7 +122,7 @@ class GivenGames:
     def __init__(self, paths: Sequence[str | Path], cache: Path) -> None:
         self._cache = cache
         self._files = dict(sorted(_named(paths).items()))
-        self._splits = {split: [id_ for id_ in self._files if _split_of(self._files[id_]) == split] for split in SPLITS}
+        self._splits = {split: [id_ for id_ in self._files if _split_of(id_) == split] for split in SPLITS}
 
     def tasks(self, split: str) -> Sequence[Task]:
         """Return a task a file; the id is the file's name."""
@@ -137,7 +137,7 @@ class GivenGames:
         """
         if task_id not in self._files:
             raise UnknownIdError.of("task", task_id, self._files)
-        return Task(task_id, _split_of(self._files[task_id]))
+        return Task(task_id, _split_of(task_id))
 
     def files(self) -> Mapping[str, Path]:
         """Return the game files by the ids of their tasks."""
@@ -161,7 +161,9 @@ def _named(paths: Sequence[str | Path]) -> dict[str, Path]:
         found = sorted(path for path in given.rglob("*") if path.is_file()) if given.is_dir() else [given]
         for playable in filter(None, map(_playable, found)):
             name = playable.relative_to(given) if given.is_dir() else Path(playable.name)
-            files.setdefault(name.with_suffix("").as_posix(), playable)
+            id_ = name.with_suffix("").as_posix()
+            if files.setdefault(id_, playable) != playable:
+                raise GameError(f"{files[id_]} and {playable} have the same name: give the folder above both.")
     if not files:
         raise GameError(f"No .z1 to .z8, .ulx or .json game lies in {', '.join(map(str, paths))}: check the path.")
     return files
@@ -186,8 +188,8 @@ def _playable(path: Path) -> Path | None:
     return path if path.suffix in {f".z{number}" for number in range(1, 9)} else None
 
 
-def _split_of(path: Path) -> str:
-    return next((part for part in reversed(path.parent.parts) if part in SPLITS), "train")
+def _split_of(id_: str) -> str:
+    return next((part for part in id_.split("/")[:-1] if part in SPLITS), "train")
 
 
 def _made(path: Path, make: Callable[[str], None]) -> Path:

@@ -17,6 +17,7 @@ from agent_gym.errors import ConfigError, GameError, MissingExtraError, UnknownI
 pytest.importorskip("textworld", reason="the extra textworld is not installed")
 
 from agent_gym.envs.textworld import CHALLENGES, TextWorldEnv
+from agent_gym.envs.textworld.env import _commands_the_interpreter
 from agent_gym.envs.textworld.games import BACKEND, Makers
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -174,18 +175,67 @@ def test_a_setting_that_the_challenge_refuses_is_a_configuration_error(opened: A
         env.reset(seed=0)
 
 
-@pytest.mark.parametrize(
-    "action",
-    ["save", "  SAVE ", "restart", "undo", "quit", "q", "look. save", "tw-print max_score", "print_state", "\\q"],
-)
-def test_commands_to_the_interpreter_do_nothing(opened: Any, action: str, tmp_path: Path) -> None:
-    env = opened()
+COMMANDS_TO_THE_INTERPRETER = [
+    *("save", "  SAVE ", "restart", "undo", "quit", "\\q", "tw-print max_score", "print_state", "print_statexyz"),
+    *("transcript", "transcripts.py", "transcript_", "script", "restrict commands", "you, save", "oops save", '"save"'),
+]
+
+
+@pytest.mark.parametrize("action", COMMANDS_TO_THE_INTERPRETER)
+def test_commands_to_the_interpreter_do_nothing(
+    opened: Any, action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = opened(cache=opened()._games._cache)
     env.reset(seed=0, options={"task": "cooking/0"})
     before = env.step("look")[0]
     _, reward, terminated, _, info = env.step(action)
     assert (reward, terminated, info["invalid_action"]) == (0.0, False, True)
     assert env.step("look")[0] == before
-    assert not list(Path.cwd().glob("*.qzl"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_interpreter_has_no_folder_to_write_to(
+    opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("agent_gym.envs.textworld.env._commands_the_interpreter", lambda command: False)
+    env = opened()
+    env.reset(seed=0, options={"task": "cooking/0"})
+    for action in ("transcript", "transcripts.py", "save"):
+        env.step(action)
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_of_the_interpreter_may_stand_in_the_middle_of_a_command() -> None:
+    assert not _commands_the_interpreter("take type Q keycard from the undo box")
+    assert not _commands_the_interpreter("take apple, banana")
+
+
+def test_only_the_first_command_of_an_action_is_given(opened: Any) -> None:
+    env, other = opened(), opened()
+    for each in (env, other):
+        each.reset(seed=0, options={"task": "cooking/0"})
+    assert env.step("look. inventory")[0] == other.step("look")[0]
+    actions = list(env.expert() or ())
+    rewards = [env.step(f"{action} then {action}")[1] for action in actions]
+    assert sum(rewards) == pytest.approx(1.0) and env._frame.won
+
+
+def test_a_game_that_nobody_can_score_is_refused(opened: Any, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare.z8").write_bytes((folder / "train" / "meal.z8").read_bytes())
+    with pytest.raises(GameError, match=r"cannot be scored: put the \.json"):
+        opened(games=tmp_path / "bare.z8").reset(seed=0)
+
+
+def test_folders_above_the_given_one_say_nothing_of_splits(opened: Any, folder: Path, tmp_path: Path) -> None:
+    given = tmp_path / "test" / "games"
+    given.mkdir(parents=True)
+    for name in ("meal.z8", "meal.json"):
+        (given / name).write_bytes((folder / "train" / name).read_bytes())
+    assert [task.id for task in opened(games=given).tasks("train")] == ["meal"]
+    with pytest.raises(GameError, match="have the same name: give the folder above both"):
+        opened(games=[given / "meal.z8", folder / "train" / "meal.z8"])
 
 
 def test_an_action_is_invalid_where_it_neither_was_listed_nor_did_anything(opened: Any) -> None:
