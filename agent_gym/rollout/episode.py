@@ -100,6 +100,7 @@ class Episode:
         options = {"task": self.task_id} if self.task_id is not None else None
         seed = self.seed if self.env_seed is None else self.env_seed
         observation, info = await self.call(self.env.reset, seed=seed, options=options)
+        await self._list_admissible(info)
         self.trajectory.task_id, self.trajectory.goal = info["task_id"], info["goal"]
         self._observation = observation
         self._session = self.engine.session()
@@ -159,7 +160,13 @@ class Episode:
         started = time.perf_counter()
         answer = await self.call(self.env.step, turn.action)
         turn.env_seconds = time.perf_counter() - started
+        await self._list_admissible(answer[4])
         return note(self.trajectory, turn, answer)
+
+    async def _list_admissible(self, info: Info) -> None:
+        """Have the list computed, where it will be shown, as the environment is called: it may take as long as a turn."""
+        if self.settings.show_admissible:
+            await self.call(info.get, "admissible_actions")
 
     def _record(self, completion: Completion, seconds: float) -> Turn:
         """Append a generation to the trajectory, tokens as they were sampled, and parse the action."""

@@ -177,3 +177,21 @@ def test_an_environment_that_cannot_be_made_costs_its_episode_and_the_others_go_
     assert sum(trajectory.success for trajectory in done) >= 2
     assert all("no worker starts" in trajectory.error for trajectory in done if trajectory.error)
     assert any("no worker starts" in trajectory.metadata.get("retried", "") for trajectory in done)
+
+
+def test_admissible_actions_that_are_shown_are_listed_in_the_thread_of_the_environment() -> None:
+    asked_in: list[str] = []
+
+    class Listing(Threaded):
+        def _state(self, **values: Any) -> Any:
+            state = super()._state(**values)
+            listed = state.admissible
+            state.admissible = lambda: asked_in.append(threading.current_thread().name) or listed()
+            return state
+
+    settings = EpisodeSettings(Sampling(max_tokens=200), show_admissible=True)
+    collector = Collector(lambda: Listing(max_turns=6), ScriptedEngine(["up"]), ByteChat(), settings)
+    (trajectory,) = run(collector.play(JOBS[:1]))
+    collector.close()
+    assert trajectory.success
+    assert len(asked_in) == 4 and all(name.startswith("environment") for name in asked_in)
