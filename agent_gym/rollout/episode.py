@@ -164,7 +164,7 @@ class Episode:
         return note(self.trajectory, turn, answer)
 
     async def _list_admissible(self, info: Info) -> None:
-        """Have the list computed, where it will be shown, as the environment is called: it may take as long as a turn."""
+        """Compute the list, where it will be shown, as the environment is called: it may take as long as a turn."""
         if self.settings.show_admissible:
             await self.call(info.get, "admissible_actions")
 
