@@ -19,7 +19,13 @@ from agent_gym.envs.conformance import NotApplicableError, conform
 from agent_gym.envs.manifest import Manifest, ManifestError, check_manifest, find_manifest, manifest_path, record
 
 PACKAGE = Path(__file__).parents[2] / "agent_gym"
-NEEDED = {"webshop": ("bm25s", "rapidfuzz"), "textworld": ("textworld",), "scienceworld": ("scienceworld",)}
+NEEDED = {
+    "webshop": ("bm25s", "rapidfuzz"),
+    "textworld": ("textworld",),
+    "scienceworld": ("scienceworld",),
+    "textarena": ("textarena",),
+    "reasoning-gym": ("reasoning_gym",),
+}
 """The modules without which a shipped environment cannot be played."""
 SLOW = ("textworld", "scienceworld")
 
@@ -291,8 +297,8 @@ def lies_in_the_package(path: Path | None) -> bool:
 SHIPPED = [spec.id for spec in registry.specs() if lies_in_the_package(manifest_path(spec.id))]
 
 
-def test_three_environments_at_least_ship_a_manifest() -> None:
-    assert {"alfworld", "textworld", "webshop"} <= set(SHIPPED)
+def test_all_our_environments_ship_a_manifest() -> None:
+    assert set(SHIPPED) >= {"alfworld", *NEEDED}
 
 
 @pytest.mark.parametrize(
