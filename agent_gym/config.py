@@ -126,8 +126,8 @@ class UpdateSection(Section):
 class MeasureSection(Section):
     """When and on what success is measured during training."""
 
-    split: str = "valid_unseen"
-    """Tasks of this split are never trained on."""
+    split: str | None = None
+    """Tasks of this split are never trained on; by default one that the environment holds out, such as valid_unseen."""
     tasks: int = Field(200, ge=0)
     """Tasks at the start and at the end; 0 leaves measuring out."""
     every: int = Field(0, ge=0)
@@ -166,10 +166,10 @@ class EvalConfig(Section):
     env: EnvSection = EnvSection()
     model: str = "expert"
     """A model folder, a run folder, "expert" or "random"."""
-    split: str = "valid_unseen"
-    """The tasks."""
+    split: str | None = None
+    """The tasks; by default a split that the environment holds out: valid_unseen, valid, dev or test."""
     tasks: int = Field(100, ge=1)
-    """How many of them, from the first on."""
+    """How many of them, spread evenly over the split."""
     attempts: int = Field(1, ge=1)
     """Episodes a task."""
     rollout: RolloutSection = RolloutSection(max_tokens=64)
@@ -235,7 +235,7 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, found, value = assignment.partition("=")
         if not found or not key:
-            raise ConfigError(f"{assignment!r} is not an assignment: write --set section.key=value.")
+            raise ConfigError(f"{assignment!r} is not an assignment: write KEY=VALUE, for example --set steps=3.")
         overrides[key.strip()] = _scalar(value)
     return overrides
 

@@ -199,6 +199,12 @@ class TextEnv(gymnasium.Env[str, str]):
 
         return GymnasiumTextEnv(env, **options)
 
+    @property
+    def held_out_split(self) -> str:
+        """The split to measure on where none is named: "valid_unseen", "valid", "dev" or "test", else the last one."""
+        usual = (split for split in ("valid_unseen", "valid", "dev", "test") if split in self.splits)
+        return next(usual, self.splits[-1])
+
     # -- the gymnasium interface -----------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:

@@ -6,13 +6,15 @@ Knows where an environment's class is found, and imports it only when it is made
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.errors import ConfigError, UnknownIdError, suggestion
 
 if TYPE_CHECKING:
     from agent_gym.env import TextEnv
@@ -119,9 +121,25 @@ def _construct(what: str, constructor: "Callable[..., TextEnv]", arguments: dict
     try:
         return constructor(**arguments)
     except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown and unknown[1] in arguments:
+            known = _options(constructor)
+            raise ConfigError(f"Unknown option {unknown[1]!r} of the {what}{suggestion(unknown[1], known)}") from error
         if "keyword argument" not in str(error) and "keyword-only argument" not in str(error):
             raise
         raise ConfigError(f"The {what} cannot be made with these arguments: {error}.") from error
+
+
+def _options(constructor: "Callable[..., TextEnv]") -> set[str]:
+    """Return the names of a constructor's options, those included that it hands on to its bases."""
+    classes = constructor.__mro__[:-1] if isinstance(constructor, type) else (constructor,)
+    names: set[str] = set()
+    for each in classes:
+        parameters = inspect.signature(each).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names
 
 
 def specs() -> list[EnvSpec]:
@@ -140,6 +158,8 @@ def find_spec(id: str) -> EnvSpec:
             return spec
     if ":" in id:
         return EnvSpec(id, id, gymnasium_id=f"{NAMESPACE}/{id.rpartition(':')[2]}-v0")
+    if id.endswith(".py"):
+        raise UnknownIdError(f"{id!r} is a file: name the class in it too, as {id}:MyEnv.")
     raise UnknownIdError.of("environment", id, _SPECS)
 
 

@@ -76,8 +76,10 @@ def test_unknown_ids_and_arguments_are_named() -> None:
     with pytest.raises(UnknownIdError, match="did you mean 'alfworld'"):
         registry.make("alfwrld")
     registry.register("word", WordEnv)
-    with pytest.raises(ConfigError, match=r"cannot be made with these arguments.*colour"):
-        registry.make("word", colour="red")
+    with pytest.raises(ConfigError, match=r"Unknown option 'splitt' of the environment 'word': did you mean 'split'"):
+        registry.make("word", splitt="test")
+    with pytest.raises(UnknownIdError, match=r"name the class in it too, as echo\.py:MyEnv"):
+        registry.make("echo.py")
 
 
 def test_references_to_modules_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

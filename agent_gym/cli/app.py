@@ -74,10 +74,10 @@ def evaluate(
     config: ConfigFile = None,
     env: EnvId = None,
     model: Annotated[str | None, typer.Option(help="A model folder, a run folder, 'expert' or 'random'.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which tasks.")] = None,
-    tasks: Annotated[int | None, typer.Option(help="How many of them.")] = None,
-    attempts: Annotated[int | None, typer.Option(help="Episodes a task.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling; 0 is greedy.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which tasks [default: a split held out].")] = None,
+    tasks: Annotated[int | None, typer.Option(help="How many of them, spread over the split [default: 100].")] = None,
+    attempts: Annotated[int | None, typer.Option(help="Episodes a task [default: 1].")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling; 0 is greedy [default: 1].")] = None,
     seed: Seed = None,
     name: Annotated[str | None, typer.Option(help="Keep the episodes in a run of this name.")] = None,
     runs: Runs = Path("runs"),
@@ -126,7 +126,10 @@ def check(
         typer.Option(metavar="FILE", help="After the checks passed, write or renew the manifest: what it says today."),
     ] = None,
 ) -> None:
-    """Check that an environment does what every environment must; exit code 1 where it does not."""
+    """Check that an environment does what every environment must; exit code 1 where it does not.
+
+    One that may take the process down is checked in a process of its own: --option worker=process.
+    """
     from agent_gym.cli.checking import run_checks
     from agent_gym.config import parse_overrides
 

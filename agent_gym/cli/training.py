@@ -110,7 +110,9 @@ def noun(env_id: str) -> str:
 
 
 def _table(before: Score, after: Score, config: TrainConfig) -> Table:
-    table = Table(title=f"{config.env.id}, split {config.measure.split}: {before.episodes} {noun(config.env.id)}s")
+    from agent_gym.trainers.trainer import measured_split
+
+    table = Table(title=f"{config.env.id}, split {measured_split(config)}: {before.episodes} {noun(config.env.id)}s")
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right")
     rows = {

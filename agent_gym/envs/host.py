@@ -49,6 +49,7 @@ class Host:
         *args: Its arguments; they travel by pickle.
         timeout: Seconds that a call may take by default.
         preload: What the template has ready besides the target: a module, or an entry point of an environment.
+        name: What the process is called when something happens to it; that of the class by default.
         **kwargs: Its keyword arguments.
 
     Raises:
@@ -57,10 +58,10 @@ class Host:
     """
 
     def __init__(
-        self, target: str, *args: Any, timeout: float = 60.0, preload: str | None = None, **kwargs: Any
+        self, target: str, *args: Any, timeout: float = 60.0, preload: str | None = None, name: str = "", **kwargs: Any
     ) -> None:
         self.timeout = timeout
-        self._name = target.rpartition(":")[2]
+        self._name = name or target.rpartition(":")[2]
         self._template = _Template.of(preload or target.rpartition(":")[0])
         try:
             channel = self._template.fork()
@@ -150,7 +151,7 @@ class Host:
             self._template.release()
             if isinstance(error, EOFError | OSError):
                 raise WorkerError(
-                    f"The worker process of {self._name} has died as it began: reset() tries again."
+                    f"The worker process of {self._name} has died as it began; the next reset() starts another."
                 ) from error
             raise
         self._finalizer = weakref.finalize(self, _end, self._pidfd, channel, self._template, self._owner)
@@ -166,7 +167,7 @@ class Host:
                 kind, value = _receive(self._channel, timeout, what)
             except (EOFError, OSError) as error:
                 self.kill()
-                raise WorkerError(f"{what} has died ({type(error).__name__}): reset() starts a new one.") from error
+                raise WorkerError(f"{what} has died; the next reset() starts another.") from error
             except BaseException:
                 # Whatever interrupted it: the answer is still to come, and would be taken for that of the next call.
                 self.kill()
@@ -174,6 +175,9 @@ class Host:
         if kind == "raised":
             raise value
         return value
+
+    def _gone(self, consequence: str) -> str:
+        return f"The worker process of {self._name} has died and {consequence}; the next reset() starts another."
 
     def _answers(self) -> bool:
         """Return whether the process still answers."""
@@ -184,18 +188,14 @@ class Host:
 
     def _request_fork(self) -> Connection:
         if not self.alive:
-            raise WorkerError(
-                f"The worker process of {self._name} has died and cannot be forked: reset() starts a new one."
-            )
+            raise WorkerError(self._gone("cannot be forked"))
         with self._lock:
             try:
                 return _ask_to_fork(self._channel)
             except BaseException as error:
                 self.kill()
                 if isinstance(error, OSError):
-                    raise WorkerError(
-                        f"The worker process of {self._name} has died and cannot be forked: reset() starts a new one."
-                    ) from error
+                    raise WorkerError(self._gone("cannot be forked")) from error
                 raise
 
 
@@ -299,8 +299,8 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
 def _receive(channel: Connection, timeout: float, who: str) -> Any:
     if not channel.poll(timeout):
         raise WorkerError(
-            f"{who} did not answer within {timeout:g} s and was ended: reset() starts a new one; raise the time-out "
-            "if it is only slow."
+            f"{who} did not answer within {timeout:g} s and was ended; the next reset() starts another: raise "
+            "call_timeout if it is only slow."
         )
     return channel.recv()
 

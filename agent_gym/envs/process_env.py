@@ -108,6 +108,7 @@ class ProcessEnv(TextEnv):
                 self._kwargs,
                 timeout=self._timeout,
                 preload=self._entry_point,
+                name=self._entry_point,
             )
         return self._host
 

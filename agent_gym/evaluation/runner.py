@@ -37,12 +37,8 @@ def evaluate(config: EvalConfig, folder: str | Path | None = None, *, on_episode
     Raises:
         AgentGymError: The model, the environment or the split is not there, or the folder cannot be written.
     """
-    env = make(config.env.id, **{**config.env.options, "split": config.split})
-    count = min(config.tasks, len(env.tasks(config.split)))
-    if count == 0:
-        raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {config.split!r}.")
-    task_ids = [env.tasks(config.split)[index].id for index in range(count)]
-    env.close()
+    config = with_split(config)
+    task_ids = _spread_tasks(config)
     run = RunFolder.create(Path(folder), as_dict(config)) if folder is not None else None
     jobs = [
         Job(f"eval/{index}/{attempt}", f"eval/{index}", task_id, derive_seed(config.seed, index, attempt))
@@ -59,6 +55,24 @@ def evaluate(config: EvalConfig, folder: str | Path | None = None, *, on_episode
             store.add(trajectories, step=0, phase="eval")
         run.log({"phase": "eval", "step": 0, "split": config.split, **summary.as_dict()})
     return summary
+
+
+def with_split(config: EvalConfig) -> EvalConfig:
+    """Return the configuration with its split named: what the environment holds out, where none is."""
+    if config.split is not None:
+        return config
+    with closing(make(config.env.id, **config.env.options)) as env:
+        return config.model_copy(update={"split": env.held_out_split})
+
+
+def _spread_tasks(config: EvalConfig) -> list[str]:
+    """Return ids of tasks, spread over the whole split: environments list their tasks kind after kind."""
+    with closing(_make(config)) as env:
+        tasks = env.tasks(env.split)
+        count = min(config.tasks, len(tasks))
+        if count == 0:
+            raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {config.split!r}.")
+        return [tasks[index * len(tasks) // count].id for index in range(count)]
 
 
 def _play_with_model(config: EvalConfig, jobs: list[Job], on_episode: OnEpisode | None) -> list[Trajectory]:

@@ -62,7 +62,10 @@ def act_at_random(env: TextEnv, observation: str, info: Info, rng: random.Random
     while True:
         admissible = info["admissible_actions"]
         if not admissible:
-            raise ConfigError(f"{type(env).__name__} does not list its admissible actions: choose another policy.")
+            raise ConfigError(
+                f"{type(env).__name__} does not list its admissible actions: have its State say admissible=, or "
+                "choose another policy."
+            )
         _, info = yield Move(rng.choice(admissible))
 
 

@@ -132,10 +132,18 @@ def _check(config: TrainConfig) -> None:
     """Find what is wrong before a folder is made or a model is loaded."""
     make_algorithm(config.algorithm.name, config.algorithm.options)
     syntax(config.rollout.syntax)
-    env = make(config.env.id, **config.env.options)
-    if config.measure.tasks and not env.tasks(config.measure.split):
-        raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {config.measure.split!r}.")
-    env.close()
+    split = measured_split(config)
+    with closing(make(config.env.id, **config.env.options)) as env:
+        if config.measure.tasks and not env.tasks(split):
+            raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {split!r}.")
+
+
+def measured_split(config: TrainConfig) -> str:
+    """Return the split that success is measured on: what the environment holds out, where none is named."""
+    if config.measure.split is not None:
+        return config.measure.split
+    with closing(make(config.env.id, **config.env.options)) as env:
+        return env.held_out_split
 
 
 class Trainer:
@@ -316,8 +324,9 @@ class Trainer:
             if phase != "during":
                 self.listener.advance({"success": float(trajectory.success)})
 
-        with closing(self._collector(section.split, section.temperature)) as collector:
-            tasks = collector.probe.tasks(section.split)
+        split = measured_split(self.config)
+        with closing(self._collector(split, section.temperature)) as collector:
+            tasks = collector.probe.tasks(split)
             jobs = [
                 Job(f"{phase}/{step}/{index}", f"{phase}/{step}/{index}", tasks[index].id, derive_seed(seed, index))
                 for index in range(min(count, len(tasks)))
@@ -326,7 +335,7 @@ class Trainer:
                 self.listener.stage(phase, len(jobs))
             trajectories = asyncio.run(collector.play(jobs, heard))
         store.add(trajectories, step=step, phase=phase)
-        record = {"phase": phase, "step": step, "split": section.split, **score(trajectories).as_dict()}
+        record = {"phase": phase, "step": step, "split": split, **score(trajectories).as_dict()}
         self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
 
     # -- parts -----------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_all_episodes_of_a_run_or_one_of_them_are_replayed(run: RunFolder) -> No
     results = list(replay_run(run))
     assert len(results) == 5 and all(result.divergence is None and result.turns for result in results)
     (one,) = replay_run(run, "eval/3/0")
-    assert one.task_id == "tiny-valid_unseen-000003"
+    assert one.task_id == "tiny-valid_unseen-000600"
     assert len(list(replay_run(run, count=2))) == 2
 
 

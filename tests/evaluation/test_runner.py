@@ -8,7 +8,7 @@ from helpers import CountEnv
 
 from agent_gym.config import EvalConfig, build
 from agent_gym.errors import ConfigError, EngineError, UnknownIdError
-from agent_gym.evaluation.runner import evaluate
+from agent_gym.evaluation.runner import evaluate, with_split
 from agent_gym.store.run import RunFolder
 
 
@@ -31,11 +31,11 @@ def test_every_attempt_is_heard_and_stored(tmp_path: Path) -> None:
         assert all(trajectory.success for trajectory in store.select())
 
 
-def test_the_tasks_are_those_of_the_split_in_their_order(tmp_path: Path) -> None:
+def test_the_tasks_are_spread_over_the_split_in_their_order(tmp_path: Path) -> None:
     evaluate(config(split="valid_seen", tasks=3), tmp_path / "run")
     with RunFolder.open(tmp_path / "run").trajectories() as store:
         assert [trajectory.task_id for trajectory in store.select()] == [
-            f"tiny-valid_seen-{index:06d}" for index in range(3)
+            f"tiny-valid_seen-{index:06d}" for index in (0, 333, 666)
         ]
 
 
@@ -71,3 +71,9 @@ def test_a_run_without_a_checkpoint_is_said_to_have_none(tmp_path: Path) -> None
     RunFolder.create(tmp_path / "run", {})
     with pytest.raises(ConfigError, match="has no checkpoint yet"):
         evaluate(config(model=str(tmp_path / "run")))
+
+
+def test_without_a_split_the_one_that_the_environment_holds_out_is_played() -> None:
+    assert with_split(config(split=None)).split == "valid_unseen"
+    own = build(EvalConfig, {"env": {"id": "small_envs:WordEnv"}, "model": "expert", "tasks": 1})
+    assert with_split(own).split == "test" and evaluate(own).success_rate == 1

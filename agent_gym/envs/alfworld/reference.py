@@ -101,7 +101,7 @@ def open_reference(timeout: float = 60.0) -> Host:
     """
     if not reference_installed():
         raise MissingExtraError.of("alfworld-reference", "The official ALFWorld engine")
-    return Host(_BACKEND, timeout=timeout)
+    return Host(_BACKEND, timeout=timeout, name="the official ALFWorld engine")
 
 
 def walk_both(host: Host, game: Game, text: GameText, rng: random.Random, turns: int) -> Iterator[str]:

@@ -171,7 +171,7 @@ class TextWorldEnv(TextEnv):
         if self._host is not None and (self._episodes >= _RECYCLE or not self._host.alive):
             self.close()
         if self._host is None:
-            self._host = Host(f"{BACKEND}:Player", self._list_admissible, timeout=self._timeout)
+            self._host = Host(f"{BACKEND}:Player", self._list_admissible, timeout=self._timeout, name="TextWorld")
             self._episodes = 0
         self._episodes += 1
         return self._host

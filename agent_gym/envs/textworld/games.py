@@ -234,7 +234,7 @@ class Makers:
             WorkerError: The process died or did not answer in time.
         """
         with self._slots:
-            maker = self._idle.pop() if self._idle else Host(f"{BACKEND}:Maker")
+            maker = self._idle.pop() if self._idle else Host(f"{BACKEND}:Maker", name="TextWorld's generator")
             try:
                 maker.call(method, *args, timeout=_MAKING_SECONDS)
             except (ValueError, KeyError, AssertionError, TypeError) as error:
