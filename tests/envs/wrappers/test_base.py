@@ -77,7 +77,7 @@ def test_an_unknown_wrapper_or_argument_is_named() -> None:
         make("alfworld", wrappers=[{"id": "turns-limit"}])
     with pytest.raises(ConfigError, match=r"wrapper 'turn-limit' cannot be made .*'turns'"):
         make("alfworld", wrappers=[{"id": "turn-limit"}])
-    with pytest.raises(ConfigError, match=r"wrapper 'turn-limit' cannot be made .*'trun'"):
+    with pytest.raises(ConfigError, match=r"Unknown option 'trun' of the wrapper 'turn-limit': did you mean 'turns'"):
         make("alfworld", wrappers=[{"id": "turn-limit", "trun": 3}])
 
 
