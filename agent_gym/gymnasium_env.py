@@ -8,12 +8,12 @@ import gymnasium
 
 from agent_gym.env import LazyTasks, State, Task, TextEnv
 from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.task_ids import SEEDS_A_SPLIT, number_in, split_of_seed
 
 AnyEnv = gymnasium.Env[Any, Any]
 Judge = Callable[[float, Mapping[str, Any]], bool]
 """Tells from the sum of an episode's rewards and the last info whether the task is solved."""
 
-SEEDS_A_SPLIT = 1_000_000
 _SUCCESS_KEYS = ("success", "is_success", "won")
 _ADMISSIBLE_KEYS = ("admissible_actions", "admissible_commands", "available_actions", "valid_actions")
 
@@ -76,11 +76,9 @@ class GymnasiumTextEnv(TextEnv):
         Raises:
             UnknownIdError: The id is not "seed-N" with a seed of one of the splits.
         """
-        digits = task_id.removeprefix("seed-")
-        if digits.isdecimal() and digits.isascii() and task_id == f"seed-{int(digits)}":
-            number = int(digits) // SEEDS_A_SPLIT
-            if number < len(self.splits):
-                return Task(task_id, self.splits[number])
+        split = split_of_seed(number_in(task_id, "seed-"), self.splits)
+        if split is not None:
+            return Task(task_id, split)
         raise UnknownIdError(f"Unknown task {task_id!r}: the ids go from 'seed-0' to 'seed-{3 * SEEDS_A_SPLIT - 1}'.")
 
     def close(self) -> None:

@@ -19,8 +19,9 @@ from functools import cache
 from typing import Any, ClassVar, Final, Self
 
 from agent_gym.env import State, Task
-from agent_gym.envs.seeded import SEEDS_A_SPLIT, Dice, SeededEnv, seed_of
+from agent_gym.envs.seeded import Dice, SeededEnv, seed_of
 from agent_gym.errors import ConfigError, EpisodeEnded, MissingExtraError, UnknownIdError
+from agent_gym.task_ids import SEEDS_A_SPLIT
 
 _LONGEST_ANSWER: Final = 8192
 _TAGGED: Final = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)

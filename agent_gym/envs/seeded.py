@@ -12,8 +12,8 @@ import numpy as np
 
 from agent_gym.env import LazyTasks, Task, TextEnv
 from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.task_ids import SEEDS_A_SPLIT, number_in, split_of_seed
 
-SEEDS_A_SPLIT: Final = 1_000_000
 _MARK: Final = "/seed-"
 _LOCK: Final = threading.RLock()
 """Held while the process's generators are borrowed; an episode in another thread waits for it."""
@@ -53,11 +53,10 @@ class SeededEnv(TextEnv):
         Raises:
             UnknownIdError: No split has such a task.
         """
-        digits = task_id.rpartition(_MARK)[2]
-        if digits.isdecimal() and digits.isascii() and len(digits) <= len(str(SEEDS_A_SPLIT * len(self.splits))):
-            number, index = divmod(int(digits), SEEDS_A_SPLIT)
-            if number < len(self.splits) and index < self._size and task_id == self._task_id(int(digits)):
-                return Task(task_id, self.splits[number])
+        seed = number_in(task_id, task_id.rpartition(_MARK)[0] + _MARK)
+        split = split_of_seed(seed, self.splits, self._size)
+        if seed is not None and split is not None and task_id == self._task_id(seed):
+            return Task(task_id, split)
         ends = ", ".join(f"{split} from {self.tasks(split)[0].id!r}" for split in self.splits)
         raise UnknownIdError(f"Unknown task {task_id!r}: there are {self._size:,} a split, {ends}.")
 

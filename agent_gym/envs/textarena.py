@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Final, Self
 
 from agent_gym.env import State, Task
-from agent_gym.envs.seeded import SEEDS_A_SPLIT, Dice, SeededEnv, seed_of
+from agent_gym.envs.seeded import Dice, SeededEnv, seed_of
 from agent_gym.errors import ConfigError, EpisodeEnded, MissingExtraError, UnknownIdError
+from agent_gym.task_ids import SEEDS_A_SPLIT
 
 Opponent = Callable[[str], str]
 """Answers with a move to everything that a player has been told so far."""

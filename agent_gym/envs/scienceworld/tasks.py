@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from agent_gym.env import LazyTasks, Task
 from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.task_ids import number_in
 
 _NUMBERED = {
     "1-1": ("boil", 30),
@@ -113,12 +114,12 @@ def find_task(task_id: str, names: Sequence[str]) -> Task:
     Raises:
         UnknownIdError: It is none of the named tasks, or has no such variation.
     """
-    name, _, digits = task_id.partition("/")
+    name = task_id.partition("/")[0]
     if name not in names:
         raise UnknownIdError.of("task", task_id, [f"{name}/0" for name in names])
-    if not (digits.isdecimal() and digits.isascii() and digits == str(int(digits)) and int(digits) < TASKS[name]):
+    variation = number_in(task_id, f"{name}/")
+    if variation is None or variation >= TASKS[name]:
         raise UnknownIdError(f"Unknown task {task_id!r}: the ids go from '{name}/0' to '{name}/{TASKS[name] - 1}'.")
-    variation = int(digits)
     return _task(name, variation, next(split for split in SPLITS if variation in split_range(name, split)))
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from agent_gym.env import State, Task, TextEnv
 from agent_gym.envs.data.cache import cache_folder
 from agent_gym.envs.host import Host
-from agent_gym.envs.textworld.games import BACKEND, SEEDS_A_SPLIT, SPLITS, GeneratedGames, GivenGames, Makers
+from agent_gym.envs.textworld.games import BACKEND, SPLITS, GeneratedGames, GivenGames, Makers
 from agent_gym.errors import EpisodeEnded, MissingExtraError, UnknownIdError
+from agent_gym.task_ids import SEEDS_A_SPLIT
 
 if TYPE_CHECKING:
     from agent_gym.envs.textworld.backend import Frame

@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Final
 from agent_gym.env import LazyTasks, Task
 from agent_gym.envs.host import Host
 from agent_gym.errors import ConfigError, GameError, UnknownIdError
+from agent_gym.task_ids import SEEDS_A_SPLIT, number_in, split_of_seed
 
 BACKEND: Final = "agent_gym.envs.textworld.backend"
 SPLITS: Final = ("train", "valid", "test")
-SEEDS_A_SPLIT: Final = 1_000_000
 _MAKING_SECONDS: Final = 300.0
 
 CHALLENGES: Final[dict[str, dict[str, Any]]] = {
@@ -83,11 +83,9 @@ class GeneratedGames:
         Raises:
             UnknownIdError: The id is not that of a game of this challenge.
         """
-        digits = task_id.removeprefix(f"{self._challenge}/")
-        if digits.isdecimal() and digits.isascii() and task_id == f"{self._challenge}/{int(digits)}":
-            number, index = divmod(int(digits), SEEDS_A_SPLIT)
-            if number < len(SPLITS) and index < self._size:
-                return Task(task_id, SPLITS[number])
+        split = split_of_seed(number_in(task_id, f"{self._challenge}/"), SPLITS, self._size)
+        if split is not None:
+            return Task(task_id, split)
         starts = ", ".join(f"{split} from '{self._challenge}/{SEEDS_A_SPLIT * n}'" for n, split in enumerate(SPLITS))
         raise UnknownIdError(f"Unknown task {task_id!r}: there are {self._size:,} a split, {starts}.")
 

@@ -16,10 +16,12 @@ from agent_gym.envs.webshop.pages import Page, Text, act, clickables, content
 from agent_gym.envs.webshop.reward import RewardParts, score_purchase
 from agent_gym.envs.webshop.search import SearchIndex
 from agent_gym.errors import EpisodeEnded, UnknownIdError
+from agent_gym.task_ids import number_in
 
 _SPLIT_STARTS = {"test": 0, "valid": 500, "train": 1500}
 """The first goal of each split; a split ends where the next one begins."""
 _LONGEST_ACTION = 4096
+_TASK_PREFIX = "goal-"
 
 Mode = Literal["text", "text_rich"]
 
@@ -81,13 +83,13 @@ class WebShopEnv(TextEnv):
         Raises:
             UnknownIdError: There is no such goal.
         """
-        digits = task_id.removeprefix("goal-")
+        number = number_in(task_id, _TASK_PREFIX)
         count = len(self._store.shop.goals)
-        if not (digits.isdecimal() and digits.isascii() and int(digits) < count and task_id == _task_id(int(digits))):
+        if number is None or number >= count:
             raise UnknownIdError(
                 f"Unknown task {task_id!r}: the ids go from {_task_id(0)!r} to {_task_id(count - 1)!r}."
             )
-        split = max((start, split) for split, start in _SPLIT_STARTS.items() if start <= int(digits))[1]
+        split = max((start, split) for split, start in _SPLIT_STARTS.items() if start <= number)[1]
         return Task(task_id, split)
 
     def expert(self) -> Iterator[str] | None:
@@ -113,7 +115,7 @@ class WebShopEnv(TextEnv):
         return {"shop": self._folder} if self._folder else {}
 
     def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
-        self._goal = self._store.shop.goals[int(task.id.removeprefix("goal-"))]
+        self._goal = self._store.shop.goals[int(task.id.removeprefix(_TASK_PREFIX))]
         self._page = Page()
         return self._rendered(), self._state(None, invalid=False)
 
@@ -172,7 +174,7 @@ class WebShopEnv(TextEnv):
 
 
 def _task_id(number: int) -> str:
-    return f"goal-{number}"
+    return f"{_TASK_PREFIX}{number}"
 
 
 class _Store:
