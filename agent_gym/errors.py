@@ -61,6 +61,14 @@ class TrainingError(AgentGymError):
     """The training step cannot go on (non-finite numbers, an empty batch, a buffer of another model)."""
 
 
+class DataError(AgentGymError):
+    """Data cannot be fetched, is not what was asked for, or cannot be kept."""
+
+
+class ManifestError(AgentGymError):
+    """A file is no manifest, cannot be read as one, or is one of another environment."""
+
+
 class MissingExtraError(AgentGymError):
     """An optional dependency is not installed."""
 

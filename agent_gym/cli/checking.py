@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent_gym.envs.conformance import conform
-from agent_gym.envs.manifest import Manifest, ManifestError, check_manifest, find_manifest
+from agent_gym.envs.manifest import Manifest, check_manifest, find_manifest
 from agent_gym.envs.manifest import record as record_manifest
 from agent_gym.envs.walks import MakeEnv
-from agent_gym.errors import ConfigError
+from agent_gym.errors import ConfigError, ManifestError
 from agent_gym.registry import make
 from agent_gym.store.atomic import write_text
 

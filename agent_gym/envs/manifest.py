@@ -22,7 +22,7 @@ import agent_gym
 from agent_gym.env import Info, TextEnv
 from agent_gym.envs.conformance import NotApplicableError
 from agent_gym.envs.walks import sample_tasks, show_difference
-from agent_gym.errors import AgentGymError
+from agent_gym.errors import ManifestError
 from agent_gym.registry import find_spec, make, resolve
 
 _OWN_NAME: Final = "agent-gym"
@@ -33,10 +33,6 @@ _LONGEST_LIST: Final = 50
 """Admissible actions that are written out; of more, only a digest is kept."""
 _SHOWN: Final = 3
 """Actions that are named where some are missing or new."""
-
-
-class ManifestError(AgentGymError):
-    """A file is no manifest, cannot be read as one, or is one of another environment."""
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -384,8 +380,9 @@ def _version(name: str) -> str:
 
 def _data_hashes(env: TextEnv) -> dict[str, str]:
     """Return the hash of each file that the environment says its text depends on."""
-    files: Mapping[str, Path] = getattr(env.unwrapped, "data_files", dict)()
-    return {name: _hash(Path(path)) for name, path in files.items()}
+    innermost = env.unwrapped
+    assert isinstance(innermost, TextEnv)
+    return {name: _hash(path) for name, path in innermost.data_files().items()}
 
 
 def _hash(path: Path) -> str:

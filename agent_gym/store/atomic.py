@@ -1,7 +1,6 @@
 """Writing so that a reader, or a run that was killed, sees the old content or the new, never half of it."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_gym.errors import StoreError
+from agent_gym.files import replacing, sync
 
 
 @contextmanager
@@ -29,16 +29,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StoreError: It cannot be written; the old content stays.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with writing(path):
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path), replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -61,18 +53,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield partial
             for file in partial.rglob("*"):
                 if file.is_file():
-                    _sync(file)
+                    sync(file)
             if path.exists():
                 shutil.rmtree(path)
             partial.rename(path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

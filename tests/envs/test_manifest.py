@@ -16,7 +16,8 @@ import pytest
 from agent_gym import registry
 from agent_gym.env import State, Task, TextEnv
 from agent_gym.envs.conformance import NotApplicableError, conform
-from agent_gym.envs.manifest import Manifest, ManifestError, check_manifest, find_manifest, manifest_path, record
+from agent_gym.envs.manifest import Manifest, check_manifest, find_manifest, manifest_path, record
+from agent_gym.errors import ManifestError
 
 PACKAGE = Path(__file__).parents[2] / "agent_gym"
 NEEDED = {

@@ -29,9 +29,9 @@ from agent_gym.envs.alfworld.loading import (
     official_text,
     split_of,
 )
-from agent_gym.envs.data import DataError, cache_folder, download, replacing
+from agent_gym.envs.data import cache_folder, download, keeping_whole
 from agent_gym.envs.data.download import check_sha256, sha256_of
-from agent_gym.errors import GameError, UnknownIdError
+from agent_gym.errors import DataError, GameError, UnknownIdError
 
 NEWEST: Final = "2.1.3"
 _RELEASES: Final = "https://github.com/alfworld/alfworld/releases/download"
@@ -183,7 +183,7 @@ def _keep(version: str, source: Path, origin: str, tell: Tell) -> Holding:
         _check_members(source)
     readers = sorted(game_readers(source), key=lambda reader: reader.id)
     path = _games_path(version)
-    with replacing(path) as partial:
+    with keeping_whole(path) as partial:
         content = _convert(readers, partial, tell)
         _check_content(version, content, source)
     kept = Holding(
@@ -195,7 +195,7 @@ def _keep(version: str, source: Path, origin: str, tell: Tell) -> Holding:
         archive_sha256=sha256_of(source) if source.is_file() else None,
     )
     about = {name: getattr(kept, name) for name in ("version", "counts", "digest", "origin", "archive_sha256")}
-    with replacing(path.parent / "about.json") as partial:
+    with keeping_whole(path.parent / "about.json") as partial:
         partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return kept
 

@@ -2,14 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from agent_gym.errors import AgentGymError
-
-
-class DataError(AgentGymError):
-    """Data cannot be fetched, is not what was asked for, or cannot be kept."""
+from agent_gym.errors import DataError
+from agent_gym.files import replacing
 
 
 def cache_folder() -> Path:
@@ -25,23 +22,17 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def keeping_whole(path: Path) -> Iterator[Path]:
     """Give a path to write to, which takes the place of `path` at the end; after an error the old file stays.
 
     Raises:
         DataError: It cannot be written.
     """
-    # Two processes may make the same file: each writes its own, and the later one stays.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with keeping(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with keeping(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes may make the same file: each writes its own, and the later one stays.
+        with replacing(path, suffix=f".{os.getpid()}.new") as partial:
             yield partial
-            _sync(partial)
-            partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 @contextmanager
@@ -58,11 +49,3 @@ def keeping(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror or error}): free some space, or choose another folder with the "
             "environment variable AGENT_GYM_CACHE."
         ) from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,8 @@ from typing import Final, Self
 
 import httpx
 
-from agent_gym.envs.data.cache import DataError, keeping, replacing
+from agent_gym.envs.data.cache import keeping, keeping_whole
+from agent_gym.errors import DataError
 
 Progress = Callable[[int, int | None], None]
 """Is told how many bytes have arrived, and of how many where that is known."""
@@ -225,7 +226,7 @@ def _note_path(part: Path) -> Path:
 
 
 def _note(part: Path, version: _Version) -> None:
-    with replacing(_note_path(part)) as path:
+    with keeping_whole(_note_path(part)) as path:
         path.write_text(json.dumps(asdict(version)) + "\n", encoding="utf-8")
 
 

@@ -16,8 +16,7 @@ from agent_gym.envs.alfworld import data
 from agent_gym.envs.alfworld.data import Holding, get_games, holding, holdings, official_games
 from agent_gym.envs.alfworld.engine import Simulator
 from agent_gym.envs.alfworld.loading import load_games
-from agent_gym.envs.data import DataError
-from agent_gym.errors import GameError, UnknownIdError
+from agent_gym.errors import DataError, GameError, UnknownIdError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "alfworld" / "games.json.xz"
 OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "alfworld_games.json.xz"

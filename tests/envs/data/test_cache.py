@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_gym.envs.data import DataError, cache_folder, replacing
+from agent_gym.envs.data import cache_folder, keeping_whole
+from agent_gym.errors import DataError
 
 
 def test_the_folder_follows_the_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -20,18 +21,18 @@ def test_the_folder_follows_the_environment_variables(monkeypatch: pytest.Monkey
 
 def test_a_file_is_replaced_only_when_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
-    with replacing(path) as new:
+    with keeping_whole(path) as new:
         new.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as new:
+    with pytest.raises(KeyboardInterrupt), keeping_whole(path) as new:
         new.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
-    with replacing(path) as new:
+    with keeping_whole(path) as new:
         new.write_text("new")
     assert [(found.name, found.read_text()) for found in path.parent.iterdir()] == [("file", "new")]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file/below cannot be written"), replacing(tmp_path / "file" / "below"):
+    with pytest.raises(DataError, match=r"file/below cannot be written"), keeping_whole(tmp_path / "file" / "below"):
         pass

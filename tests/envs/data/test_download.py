@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from envs.data.loopback import Site, serving
 
-from agent_gym.envs.data import DataError, download
+from agent_gym.envs.data import download
+from agent_gym.errors import DataError
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
