@@ -142,6 +142,15 @@ def _options(constructor: "Callable[..., TextEnv]") -> set[str]:
     return names
 
 
+def held_out_split(id: str, options: Mapping[str, Any]) -> str:
+    """Return the split to measure on where none is named; makes the environment to ask it."""
+    env = make(id, **options)
+    try:
+        return env.held_out_split
+    finally:
+        env.close()
+
+
 def specs() -> list[EnvSpec]:
     """Return all registered environments, plugins included, sorted by id."""
     _load_plugins()

@@ -23,8 +23,9 @@ def run_training(path: Path | None, overrides: dict[str, Any], *, name: str | No
     console = Console()
     folder = runs / name if name else _free_name(runs, f"{_short(config.env.id)}-{config.algorithm.name}")
     with Display(console, config) as display:
-        from agent_gym.trainers.trainer import train
+        from agent_gym.trainers.trainer import train, with_split
 
+        config = with_split(config)
         result = train(config, folder, resume=resume, listener=display)
     if result.before and result.after:
         console.print(_table(result.before, result.after, config))
@@ -110,9 +111,7 @@ def noun(env_id: str) -> str:
 
 
 def _table(before: Score, after: Score, config: TrainConfig) -> Table:
-    from agent_gym.trainers.trainer import measured_split
-
-    table = Table(title=f"{config.env.id}, split {measured_split(config)}: {before.episodes} {noun(config.env.id)}s")
+    table = Table(title=f"{config.env.id}, split {config.measure.split}: {before.episodes} {noun(config.env.id)}s")
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right")
     rows = {

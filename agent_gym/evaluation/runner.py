@@ -9,7 +9,7 @@ from agent_gym.config import EvalConfig, as_dict
 from agent_gym.engines.base import Engine
 from agent_gym.env import TextEnv
 from agent_gym.errors import ConfigError
-from agent_gym.registry import make
+from agent_gym.registry import held_out_split, make
 from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.chat import ByteChat, Chat, TemplateChat
 from agent_gym.rollout.collect import Collector, Job
@@ -61,8 +61,7 @@ def with_split(config: EvalConfig) -> EvalConfig:
     """Return the configuration with its split named: what the environment holds out, where none is."""
     if config.split is not None:
         return config
-    with closing(make(config.env.id, **config.env.options)) as env:
-        return config.model_copy(update={"split": env.held_out_split})
+    return config.model_copy(update={"split": held_out_split(config.env.id, config.env.options)})
 
 
 def _spread_tasks(config: EvalConfig) -> list[str]:

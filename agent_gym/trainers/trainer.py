@@ -22,7 +22,7 @@ from agent_gym.config import TrainConfig, as_dict
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.env import Task, TextEnv
 from agent_gym.errors import ConfigError, StoreError, TrainingError
-from agent_gym.registry import make
+from agent_gym.registry import held_out_split, make
 from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.collect import Collector, Job
 from agent_gym.rollout.episode import EpisodeSettings, episode_settings
@@ -99,6 +99,7 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     path = Path(folder)
+    config = with_split(config)
     _check(config)
     run = _existing(config, path) if resume else None
     # The model comes before the folder: what cannot be loaded leaves nothing behind.
@@ -132,18 +133,18 @@ def _check(config: TrainConfig) -> None:
     """Find what is wrong before a folder is made or a model is loaded."""
     make_algorithm(config.algorithm.name, config.algorithm.options)
     syntax(config.rollout.syntax)
-    split = measured_split(config)
     with closing(make(config.env.id, **config.env.options)) as env:
+        split = config.measure.split or env.held_out_split
         if config.measure.tasks and not env.tasks(split):
             raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {split!r}.")
 
 
-def measured_split(config: TrainConfig) -> str:
-    """Return the split that success is measured on: what the environment holds out, where none is named."""
-    if config.measure.split is not None:
-        return config.measure.split
-    with closing(make(config.env.id, **config.env.options)) as env:
-        return env.held_out_split
+def with_split(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with its measured split named: what the environment holds out, where none is."""
+    if config.measure.split is not None or not config.measure.tasks:
+        return config
+    split = held_out_split(config.env.id, config.env.options)
+    return config.model_copy(update={"measure": config.measure.model_copy(update={"split": split})})
 
 
 class Trainer:
@@ -324,9 +325,8 @@ class Trainer:
             if phase != "during":
                 self.listener.advance({"success": float(trajectory.success)})
 
-        split = measured_split(self.config)
-        with closing(self._collector(split, section.temperature)) as collector:
-            tasks = collector.probe.tasks(split)
+        with closing(self._collector(section.split, section.temperature)) as collector:
+            tasks = collector.probe.tasks(collector.probe.split)
             jobs = [
                 Job(f"{phase}/{step}/{index}", f"{phase}/{step}/{index}", tasks[index].id, derive_seed(seed, index))
                 for index in range(min(count, len(tasks)))
@@ -335,7 +335,7 @@ class Trainer:
                 self.listener.stage(phase, len(jobs))
             trajectories = asyncio.run(collector.play(jobs, heard))
         store.add(trajectories, step=step, phase=phase)
-        record = {"phase": phase, "step": step, "split": split, **score(trajectories).as_dict()}
+        record = {"phase": phase, "step": step, "split": section.split, **score(trajectories).as_dict()}
         self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
 
     # -- parts -----------------------------------------------------------------------------------------------------
