@@ -41,6 +41,18 @@ class WorkerError(AgentGymError):
     """The process that runs an environment has died, or has not answered in time and was ended."""
 
 
+class SandboxError(WorkerError):
+    """The sandbox itself failed; this says nothing about the code that ran in it, and is never a reward of 0."""
+
+
+class SandboxUnavailable(AgentGymError):  # noqa: N818 - it is what the machine lacks
+    """No isolating backend works on this machine; the message lists what was tried and how to mend it."""
+
+
+class ToolError(AgentGymError):
+    """A tool cannot be made or set up, or its recorded traffic lacks a call; a call that fails is an observation."""
+
+
 class ForkDiverged(AgentGymError):  # noqa: N818 - the design's word for it
     """Replaying the actions of an episode on a fresh environment gave another observation."""
 

@@ -1,0 +1,1 @@
+"""Running untrusted code: isolated by default, refused where it cannot be."""
