@@ -121,17 +121,24 @@ class _Loops:
             return self._loop
 
     def leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give up a loop that something blocks; it ends when it can."""
+        """Give up a loop that something blocks; it ends when all that runs on it has ended."""
         with self._lock:
-            if self._loop is loop:
-                self._loop = self._thread = None
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(loop.stop)
+            if self._loop is not loop:
+                return
+            self._loop = self._thread = None
+        asyncio.run_coroutine_threadsafe(_drain(loop), loop)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
     loop.close()
+
+
+async def _drain(loop: asyncio.AbstractEventLoop) -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others)
+    loop.stop()
 
 
 _loops = _Loops()
