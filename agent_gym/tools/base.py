@@ -80,8 +80,8 @@ class Tool(ABC):
         """Begin an episode: make its state anew; what was left of the episode before is given up here."""
 
     @abstractmethod
-    def run(self, **arguments: Any) -> Any:
-        """Answer a call; may be `async`.
+    def run(self, *args: Any, **arguments: Any) -> Any:
+        """Answer a call; may be `async`. Its arguments are given by name.
 
         Returns:
             A text, or anything that can be shown as JSON, or a `ToolResult` where the status is to be something else

@@ -273,15 +273,22 @@ def shown(value: Any, max_characters: int) -> str:
 
     Args:
         value: What a tool gave.
-        max_characters: Where the text is cut; a sentence then tells how much is missing.
+        max_characters: A longer text loses its middle; a sentence there tells how much is missing.
     """
     text = value if isinstance(value, str) else _as_json(value)
     missing = len(text) - max_characters
-    if missing > 0:
-        text = text[:max_characters]
-    if not (text.isascii() and text.isprintable()):
-        text = clean(text.encode("utf-8", "replace"))
-    return f"{text}\n[Cut here: {missing:,} more characters.]" if missing > 0 else text
+    if missing <= 0:
+        return _cleaned(text)
+    # The end is kept as well: there a program says how it failed.
+    tail = max_characters // 4
+    head = max_characters - tail
+    return f"{_cleaned(text[:head])}\n[Cut here: {missing:,} more characters.]\n{_cleaned(text[len(text) - tail :])}"
+
+
+def _cleaned(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return clean(text.encode("utf-8", "replace"))
 
 
 def _as_json(value: Any) -> str:

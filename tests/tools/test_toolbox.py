@@ -60,8 +60,11 @@ def test_a_value_that_json_cannot_hold_is_shown_all_the_same() -> None:
     assert "object object at" in shown(object(), 100)
 
 
-def test_a_long_text_is_cut_and_the_model_told_how_much_is_missing() -> None:
-    assert shown("x" * 25_000, 20_000) == "x" * 20_000 + "\n[Cut here: 5,000 more characters.]"
+def test_a_long_text_loses_its_middle_and_the_model_is_told_how_much_is_missing() -> None:
+    assert shown("a" * 20_000 + "z" * 5_000, 20_000) == (
+        "a" * 15_000 + "\n[Cut here: 5,000 more characters.]\n" + "z" * 5_000
+    )
+    assert shown("abc", 1) == "a\n[Cut here: 2 more characters.]\n"
 
 
 @pytest.mark.parametrize("value", ["\x1b[2Jred\x1b[0m", "a\x00b\x07", "\u202etxt", "half \ud800"])
