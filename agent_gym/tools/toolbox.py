@@ -5,28 +5,25 @@ Knows nothing of how calls are written in text.
 
 import copy
 import inspect
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic_core import PydanticSerializationError, to_json
-
 from agent_gym.errors import ConfigError, ToolError, suggestion
-from agent_gym.sandbox.base import clean
 from agent_gym.tools import running
 from agent_gym.tools.base import ENGINE_FAILURES, FunctionTool, Tool, as_tool
 from agent_gym.tools.calls import ToolCall, ToolResult, ToolStatus
+from agent_gym.tools.recording import Entry, Recording, Tape
 from agent_gym.tools.running import AbandonedError, Pending
 from agent_gym.tools.schema import InvalidArgumentsError
+from agent_gym.tools.showing import described, message, shown
 
 _SHOWN_NAME = 80
 """Longest name of a tool that is repeated to a model; it is the model's own text, and may be anything."""
-_SHOWN_MESSAGE = 2_000
-"""Longest message of an error that a model reads."""
 
 
 class Toolbox:
@@ -40,9 +37,10 @@ class Toolbox:
         max_calls: Calls in one episode, whichever the tool; None for no limit. Tools that end the episode are free.
         timeout: Seconds that no call may exceed, where the tool's own limit is longer.
         max_characters: Longest text of a result; a sentence tells the model how much is missing.
+        recording: Where calls and their results are kept or come from; None to run every call and keep none.
 
     Raises:
-        ToolError: Something is no tool, or two have the same name.
+        ToolError: Something is no tool, two have the same name, or one cannot be recorded.
         ConfigError: A limit is not positive.
     """
 
@@ -53,6 +51,7 @@ class Toolbox:
         max_calls: int | None = None,
         timeout: float | None = None,
         max_characters: int = 20_000,
+        recording: Recording | None = None,
     ) -> None:
         for name, value in (("max_calls", max_calls), ("timeout", timeout), ("max_characters", max_characters)):
             if value is not None and value <= 0:
@@ -70,6 +69,8 @@ class Toolbox:
         """Calls of this toolbox that did not answer in time and whose thread was left behind."""
         self._made: Counter[str] = Counter()
         self._ready = False
+        self._tape = Tape(recording) if recording else None
+        self._recorded = {name for name, tool in self.tools.items() if recording and recording.covers(tool)}
 
     # -- what the model is told ------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class Toolbox:
 
     def describe(self) -> str:
         """Return the tools as text: for each its name, parameters and description."""
-        return "\n".join(_described(tool) for tool in self.tools.values())
+        return "\n".join(described(tool) for tool in self.tools.values())
 
     def text_parameter(self, name: str) -> str | None:
         """Return the parameter of a tool that a bare text goes to; None where there is no such tool or parameter."""
@@ -118,20 +119,27 @@ class Toolbox:
         """
         self._made.clear()
         self._ready = True
-        for tool in self.tools.values():
+        if self._tape:
+            self._tape = Tape(self._tape.recording)
+        for tool in self._run_here():
             try:
                 tool.setup()
             except (*ENGINE_FAILURES, ToolError):
                 raise
             except Exception as error:
-                raise ToolError(f"The tool {tool.name!r} cannot be set up: {_message(error)}.") from error
+                raise ToolError(f"The tool {tool.name!r} cannot be set up: {message(error)}.") from error
 
     def close(self) -> None:
         """End the episode: every tool lets go of what it used."""
         self._ready = False
         with ExitStack() as stack:
-            for tool in self.tools.values():
+            for tool in self._run_here():
                 stack.callback(tool.close)
+
+    def _run_here(self) -> list[Tool]:
+        """Return the tools that run; one whose calls are only replayed does not even begin."""
+        replayed = self._recorded if self._tape and self._tape.recording.mode == "replay" else ()
+        return [tool for name, tool in self.tools.items() if name not in replayed]
 
     def fork(self) -> "Toolbox":
         """Return an independent toolbox in the same state, its tools and counters included.
@@ -141,7 +149,9 @@ class Toolbox:
         """
         twin = copy.copy(self)
         twin._made = self._made.copy()
-        twin.tools = {name: tool.fork() for name, tool in self.tools.items()}
+        running_here = self._run_here()
+        twin.tools = {name: tool.fork() if tool in running_here else tool for name, tool in self.tools.items()}
+        twin._tape = self._tape.copy(twin.tools) if self._tape else None
         return twin
 
     def __enter__(self) -> Self:
@@ -171,6 +181,51 @@ class Toolbox:
         if isinstance(admitted, ToolResult):
             return admitted
         tool, arguments = admitted
+        entry, known = self._recorded_result(call, tool, arguments)
+        if known:
+            return known
+        for other, earlier in self._owed(tool):
+            self._run(ToolCall(other.name), other, earlier)
+        result = self._run(call, tool, arguments)
+        if entry:
+            entry.keep(result)
+        return result
+
+    async def call_async(self, call: ToolCall) -> ToolResult:
+        """Answer a call as `call` does; one that waits does not keep the event loop from other work."""
+        admitted = self._admit(call)
+        if isinstance(admitted, ToolResult):
+            return admitted
+        tool, arguments = admitted
+        entry, known = self._recorded_result(call, tool, arguments)
+        if known:
+            return known
+        for other, earlier in self._owed(tool):
+            await self._run_async(ToolCall(other.name), other, earlier)
+        result = await self._run_async(call, tool, arguments)
+        if entry:
+            entry.keep(result)
+        return result
+
+    def _recorded_result(
+        self, call: ToolCall, tool: Tool, arguments: dict[str, Any]
+    ) -> "tuple[Entry | None, ToolResult | None]":
+        """Return the place of a call in the recording, and the result that is there; None where there is none."""
+        if self._tape is None or tool.name not in self._recorded:
+            return None, None
+        entry = self._tape.next(tool, arguments)
+        known = entry.result()
+        if known is None:
+            return entry, None
+        if tool.stateful:
+            self._tape.owed.append((tool, arguments))
+        return entry, replace(known, id=call.id)
+
+    def _owed(self, tool: Tool) -> list[tuple[Tool, dict[str, Any]]]:
+        """Return the calls that a tool must see before it runs: those that the recording answered in its place."""
+        return self._tape.pay() if self._tape and tool.stateful else []
+
+    def _run(self, call: ToolCall, tool: Tool, arguments: dict[str, Any]) -> ToolResult:
         started = time.perf_counter()
         try:
             value = self._begin(tool, arguments, threads=self._limit(tool) is not None)
@@ -180,12 +235,7 @@ class Toolbox:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tool raises is told to the model
             return self._failure(call, tool, error, started)
 
-    async def call_async(self, call: ToolCall) -> ToolResult:
-        """Answer a call as `call` does; one that waits does not keep the event loop from other work."""
-        admitted = self._admit(call)
-        if isinstance(admitted, ToolResult):
-            return admitted
-        tool, arguments = admitted
+    async def _run_async(self, call: ToolCall, tool: Tool, arguments: dict[str, Any]) -> ToolResult:
         started = time.perf_counter()
         try:
             value = self._begin(tool, arguments, threads=True)
@@ -212,7 +262,7 @@ class Toolbox:
         except InvalidArgumentsError as error:
             return self._refused(call, "invalid", f"{tool.name} was not called: {error}.")
         except Exception as error:  # noqa: BLE001 - a check that the tool's author wrote
-            return self._refused(call, "invalid", f"{tool.name} was not called: {_message(error)}.")
+            return self._refused(call, "invalid", f"{tool.name} was not called: {message(error)}.")
         self._made[tool.name] += 1
         return tool, arguments
 
@@ -260,7 +310,7 @@ class Toolbox:
             return ToolResult(
                 tool.name, f"{tool.name} did not answer within {limit:g} s.", "timeout", seconds, id=call.id
             )
-        text = str(error) if isinstance(error, ToolError) else f"{tool.name} failed: {_message(error)}"
+        text = str(error) if isinstance(error, ToolError) else f"{tool.name} failed: {message(error)}"
         return ToolResult(tool.name, shown(text, self.max_characters), "error", seconds, id=call.id)
 
     def _refused(self, call: ToolCall, status: ToolStatus, text: str) -> ToolResult:
@@ -268,66 +318,5 @@ class Toolbox:
         return ToolResult(call.name[:_SHOWN_NAME], shown(text, self.max_characters), status, id=call.id)
 
 
-def shown(value: Any, max_characters: int) -> str:
-    """Return a value as a model reads it: a text as it is, anything else as JSON; without what a terminal would obey.
-
-    Args:
-        value: What a tool gave.
-        max_characters: A longer text loses its middle; a sentence there tells how much is missing.
-    """
-    text = value if isinstance(value, str) else _as_json(value)
-    missing = len(text) - max_characters
-    if missing <= 0:
-        return _cleaned(text)
-    # The end is kept as well: there a program says how it failed.
-    tail = max_characters // 4
-    head = max_characters - tail
-    return f"{_cleaned(text[:head])}\n[Cut here: {missing:,} more characters.]\n{_cleaned(text[len(text) - tail :])}"
-
-
-def _cleaned(text: str) -> str:
-    if text.isascii() and text.isprintable():
-        return text
-    return clean(text.encode("utf-8", "replace"))
-
-
-def _as_json(value: Any) -> str:
-    try:
-        return to_json(value, serialize_unknown=True).decode()
-    except (PydanticSerializationError, ValueError, RecursionError):
-        # Broken characters, or a value that holds itself.
-        return repr(value)
-
-
-def _message(error: BaseException) -> str:
-    """Return the kind of an error and what it says."""
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - the error is somebody else's, and may break even here
-        message = ""
-    return f"{type(error).__name__}: {message[:_SHOWN_MESSAGE]}" if message else type(error).__name__
-
-
 def _is_async(tool: Tool) -> bool:
     return inspect.iscoroutinefunction(tool.function if isinstance(tool, FunctionTool) else tool.run)
-
-
-def _described(tool: Tool) -> str:
-    """Return one tool as text: its signature, what it does, and what its parameters mean."""
-    properties: Mapping[str, Any] = tool.parameters.get("properties", {})
-    required = tool.parameters.get("required", ())
-    signature = ", ".join(
-        f"{name}: {_type(each)}{'' if name in required else '?'}" for name, each in properties.items()
-    )
-    lines = [f"{tool.name}({signature}): {tool.description}"]
-    lines += [f"  {name}: {each['description']}" for name, each in properties.items() if each.get("description")]
-    return "\n".join(lines)
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    """Return a short word for a JSON schema."""
-    if "enum" in schema:
-        return " | ".join(json.dumps(choice, ensure_ascii=False) for choice in schema["enum"])
-    if "anyOf" in schema:
-        return " | ".join(_type(choice) for choice in schema["anyOf"])
-    return str(schema.get("type", "any"))
