@@ -220,6 +220,11 @@ class Sandbox(ABC):
         self.limits = limits
         self.concurrency = concurrency
 
+    @property
+    @abstractmethod
+    def usable(self) -> bool:
+        """Whether it is open, and belongs to this process (not to one that this was forked from)."""
+
     @abstractmethod
     def guarantees(self) -> Mapping[str, bool]:
         """Return which of the promises hold here, by name; see `agent_gym.sandbox.GUARANTEES`."""

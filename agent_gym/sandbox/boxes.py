@@ -1,0 +1,329 @@
+"""The host's side of a box: what all backends share, once they have started a supervisor and can talk to it."""
+
+import logging
+import math
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from agent_gym.errors import SandboxError
+from agent_gym.sandbox.base import MIB, Limits, Result, Status
+from agent_gym.sandbox.cgroups import Group
+from agent_gym.sandbox.inside import frames
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 15.0
+"""What a supervisor may take besides the time of the code; it is trusted, but the machine may be busy."""
+FORK_SECONDS = 60.0
+DEEPEST_FORK = 28
+"""The kernel nests 32 namespaces; the outer boxes take some."""
+
+
+class BoxLost(Exception):  # noqa: N818 - no error of its own: whoever catches it decides what it was
+    """A box has hung up, is silent, or talks nonsense."""
+
+
+class Channel(Protocol):
+    """Bytes to and from a supervisor."""
+
+    def send(self, data: bytes, descriptors: Sequence[int], deadline: float) -> None:
+        """Send all bytes (descriptors where it can) before a deadline of `time.monotonic`."""
+
+    def receive(self, deadline: float) -> bytes:
+        """Wait for some bytes; none at the end.
+
+        Raises:
+            TimeoutError: None came in time.
+        """
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+class SocketChannel:
+    """A Unix socket."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def send(self, data: bytes, descriptors: Sequence[int], deadline: float) -> None:
+        """See `Channel.send`."""
+        self._end.settimeout(max(0.001, deadline - time.monotonic()))
+        sent = socket.send_fds(self._end, [data], descriptors) if descriptors else 0
+        self._end.sendall(data[sent:])
+
+    def receive(self, deadline: float) -> bytes:
+        """See `Channel.receive`."""
+        self._end.settimeout(max(0.001, deadline - time.monotonic()))
+        return self._end.recv(1 << 18)
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        self._end.close()
+
+
+class Box:
+    """One box and its supervisor.
+
+    Args:
+        channel: The way to the supervisor, which has said hello.
+        limits: What code may use.
+        group: The control group that all of it is in, if there is one.
+        pidfd: The first process, where it can be killed from here.
+        depth: Forks between it and a box of its own making.
+        parent: The box that it was forked from, which must outlive it.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        limits: Limits,
+        *,
+        group: Group | None = None,
+        pidfd: int | None = None,
+        depth: int = 0,
+        parent: "Box | None" = None,
+    ) -> None:
+        self.limits = limits
+        self.depth = depth
+        self._channel = channel
+        self._group = group
+        self._pidfd = pidfd
+        self._parent = parent
+        self._reader = frames.Reader(2 * limits.output_bytes + limits.return_bytes + 16 * MIB)
+        self._requests = 0
+        self._branches = 0
+        self._retired = False
+        self._closed = False
+        self._tree: threading.Lock = parent._tree if parent else threading.Lock()
+        if parent is not None:
+            parent._branches += 1
+
+    def ask(
+        self, message: dict[str, Any], payload: bytes = b"", *, seconds: float, descriptors: Sequence[int] = ()
+    ) -> frames.Frame:
+        """Send a request and wait for its answer.
+
+        Raises:
+            BoxLost: There was none.
+        """
+        self._requests += 1
+        deadline = time.monotonic() + seconds
+        try:
+            request = frames.pack({**message, "id": self._requests}, payload)
+            self._channel.send(request, descriptors, deadline)
+            while True:
+                data = self._channel.receive(deadline)
+                if not data:
+                    raise BoxLost("it has hung up")
+                for answer, more in self._reader.feed(data):
+                    if answer.get("id") != self._requests:
+                        raise BoxLost("it has answered another request")
+                    return answer, more
+        except TimeoutError as error:
+            raise BoxLost(f"it has not answered within {seconds:g} s") from error
+        except (OSError, frames.FrameError) as error:
+            raise BoxLost(str(error)) from error
+
+    def run(self, code: bytes, language: str, stdin: bytes, timeout: float, *, echo: bool) -> Result:
+        """Run a piece of code.
+
+        Raises:
+            BoxLost: The box is gone, and the code is not known to be to blame.
+        """
+        kills = self._group.out_of_memory_kills() if self._group else 0
+        message = {
+            "do": "run",
+            "language": language,
+            "echo": echo,
+            "timeout": timeout,
+            "code": len(code),
+            "keep": self.limits.output_bytes,
+            "kill": self.limits.killing_output_bytes,
+        }
+        try:
+            answer, output = self.ask(message, code + stdin, seconds=timeout + ANSWER_SECONDS)
+        except BoxLost:
+            if self._group and self._group.out_of_memory_kills() > kills:
+                return Result(Status.OUT_OF_MEMORY, restarted=True, files_lost=True)
+            raise
+        status = Status(answer["status"])
+        if status is Status.DIED and self._group and self._group.out_of_memory_kills() > kills:
+            status = Status.OUT_OF_MEMORY
+        return Result(
+            status,
+            stdout=output[: answer["out"]],
+            stderr=output[answer["out"] :],
+            exit_code=answer["exit"],
+            seconds=answer["seconds"],
+            cpu_seconds=answer["cpu"],
+            truncated_bytes=answer["dropped"],
+            restarted=answer["restarted"],
+        )
+
+    def fork(self, group: Group | None) -> "Box":
+        """Return a box beside this one, with a twin of its worker and copies of its files.
+
+        Raises:
+            BoxLost: The box is gone.
+            SandboxError: It could not be forked, and goes on as it was.
+        """
+        ours, theirs = credential_pair()
+        announcement, announcer = credential_pair()
+        with theirs, announcement, announcer:
+            try:
+                answer, _ = self.ask(
+                    {"do": "fork"}, seconds=FORK_SECONDS, descriptors=[theirs.fileno(), announcer.fileno()]
+                )
+                if not answer["forked"]:
+                    raise SandboxError("The session could not be forked: its processes or its memory are used up.")
+                theirs.close()
+                announcer.close()
+                supervisor, worker = sender_of(ours), sender_of(announcement)
+                pidfd = os.pidfd_open(supervisor)
+            except BaseException:
+                ours.close()
+                raise
+        if group is not None:
+            for pid in (supervisor, worker):
+                group.add(pid)
+        channel = SocketChannel(ours)
+        twin = Box(channel, self.limits, group=group, pidfd=pidfd, depth=self.depth + 1, parent=self)
+        twin.greet()
+        return twin
+
+    def greet(self) -> None:
+        """Take the supervisor's hello.
+
+        Raises:
+            BoxLost: It said something else, or nothing.
+        """
+        deadline = time.monotonic() + ANSWER_SECONDS
+        try:
+            while data := self._channel.receive(deadline):
+                for message, _ in self._reader.feed(data):
+                    if message.get("hello"):
+                        return
+        except (OSError, frames.FrameError) as error:
+            raise BoxLost(str(error)) from error
+        raise BoxLost("it has hung up before it began")
+
+    def begin(self, config: dict[str, Any], program: bytes) -> None:
+        """Tell the supervisor what the box shall be like."""
+        try:
+            self._channel.send(frames.pack(config, program), (), time.monotonic() + ANSWER_SECONDS)
+        except OSError as error:
+            raise BoxLost(str(error)) from error
+
+    def close(self) -> None:
+        """End all that runs in it; where boxes were forked from it, its supervisor stays as long as they do."""
+        with self._tree:
+            if self._closed or self._retired:
+                return
+            if self._branches == 0:
+                self._end()
+                return
+            self._retired = True
+        # The namespaces of its branches lie within its own: only what the agent runs here can end now.
+        with suppress(BoxLost):
+            self.ask({"do": "empty"}, seconds=ANSWER_SECONDS)
+
+    def _end(self) -> None:
+        """End the box, then those above it that were only waiting for it."""
+        self._closed = True
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._channel.close()
+        if self._pidfd is not None:
+            if not _exited(self._pidfd, ANSWER_SECONDS):
+                logger.warning("A sandbox has not ended within %g s.", ANSWER_SECONDS)
+            os.close(self._pidfd)
+        if self._group is not None and not _removed(self._group):
+            logger.warning("The control group of a sandbox could not be removed.")
+        if (parent := self._parent) is not None:
+            parent._branches -= 1
+            if parent._retired and parent._branches == 0:
+                parent._end()
+
+
+def box_config(limits: Limits, **more: Any) -> dict[str, Any]:
+    """Return what a supervisor has to know about its box, see `inside.main.run_box`."""
+    return {
+        "work": "/work",
+        "writable": ["/work", "/tmp", "/dev/shm"],
+        "own_folders": False,
+        "pid_1": True,
+        "disk_bytes": limits.disk_bytes,
+        "files": limits.files,
+        "file_bytes": limits.disk_bytes,
+        "address_space": None,
+        "environment": environment(),
+        **more,
+    }
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the whole environment of the code."""
+    return {
+        "HOME": "/work",
+        "PATH": "/opt/agent-gym/bin:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        # One thread a process: a library that starts one for each processor would use up the processes.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        **more,
+    }
+
+
+def credential_pair() -> tuple[socket.socket, socket.socket]:
+    """Return a socket pair whose first end is told by the kernel who writes to it."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours, theirs
+
+
+def sender_of(end: socket.socket, seconds: float = ANSWER_SECONDS) -> int:
+    """Wait until something can be read, and return the id, here, of the process that wrote it; it is not consumed.
+
+    Raises:
+        BoxLost: Nothing came.
+    """
+    if not _readable(end.fileno(), seconds):
+        raise BoxLost(f"it has not begun within {seconds:g} s")
+    data, ancillary, *_ = end.recvmsg(1, socket.CMSG_SPACE(struct.calcsize("iii")), socket.MSG_PEEK)
+    for level, kind, value in ancillary:
+        if data and level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+            return int(struct.unpack("iii", value)[0])
+    raise BoxLost("it has hung up before it began")
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(math.ceil(seconds * 1000)))
+
+
+def _exited(pidfd: int, seconds: float) -> bool:
+    return _readable(pidfd, seconds)
+
+
+def _removed(group: Group) -> bool:
+    for attempt in range(50):
+        if group.remove():
+            return True
+        time.sleep(0.001 * (1 + attempt))
+    return False

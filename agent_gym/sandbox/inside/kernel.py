@@ -1,0 +1,200 @@
+"""The system calls that Python's standard library does not have (in 3.11), by ctypes."""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import ctypes
+import fcntl
+import os
+import resource
+import struct
+import time
+
+NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x40000000
+"""Of users, mounts, processes, inter-process communication and the network."""
+
+NO_SUID, NO_DEVICES, NO_EXEC = 2, 4, 8
+_MOVE, _PRIVATE, _RECURSIVE = 8192, 1 << 18, 16384
+_SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVILEGES, _SET_SUBREAPER = 4, 22, 38, 36
+_SECCOMP_FILTER = 2
+_SET_INTERFACE_FLAGS, _INTERFACE_UP = 0x8914, 1
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_CLONE = {"x86_64": 56, "aarch64": 220}
+"""The number of the system call, by architecture."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_python = ctypes.PyDLL(None, use_errno=True)
+"""Calls that must not let go of the interpreter."""
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapabilityData(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def _check(outcome: int, what: str) -> None:
+    if outcome < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def fork_into_namespaces(user: int) -> int:
+    """Fork; the child is the first process of new namespaces, is `user` there, and has all capabilities in them.
+
+    Forking first and leaving the namespaces then takes one more fork, and with large libraries loaded a fork is most of
+    what a box costs. The C library does not see this one and goes on with the old thread id, which only matters to
+    threads and to `abort`; it is right again in the child's own children.
+
+    Returns:
+        The child's process id, and 0 in the child.
+    """
+    number = _CLONE.get(os.uname().machine)
+    if number is None:
+        raise OSError(f"boxes cannot be made on {os.uname().machine}")
+    outer_user, outer_group = os.getuid(), os.getgid()
+    _python.PyOS_BeforeFork()
+    pid = int(_python.syscall(number, NAMESPACES | _signal.SIGCHLD, None, None, None, None))
+    if pid:
+        _python.PyOS_AfterFork_Parent()
+        _check(pid, "clone")
+        return pid
+    _python.PyOS_AfterFork_Child()
+    for file, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {outer_user} 1"),
+        ("gid_map", f"{user} {outer_group} 1"),
+    ):
+        with open(f"/proc/self/{file}", "w") as out:
+            out.write(line)
+    return 0
+
+
+def open_namespaces() -> list[int]:
+    """Return descriptors of this process's namespaces; that of users is the first, which opens the others."""
+    return [
+        os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt", "pid", "ipc", "net")
+    ]
+
+
+def enter(namespace: int) -> None:
+    """Enter a namespace; of processes, only children will be in it."""
+    _check(_libc.setns(namespace, 0), "setns")
+
+
+def mount(kind: str, target: str, options: str = "", flags: int = NO_SUID | NO_DEVICES) -> None:
+    """Mount a file system of a kind ("tmpfs", "proc")."""
+    _check(
+        _libc.mount(kind.encode(), target.encode(), kind.encode(), flags, options.encode() or None), f"mount {target}"
+    )
+
+
+def make_mounts_private() -> None:
+    """Let nothing that is mounted from now on be seen elsewhere."""
+    _check(_libc.mount(None, b"/", None, _PRIVATE | _RECURSIVE, None), "mount /")
+
+
+def move_mount(source: str, target: str) -> None:
+    """Move a mounted file system to another place."""
+    _check(_libc.mount(source.encode(), target.encode(), None, _MOVE, None), f"move {target}")
+
+
+def raise_loopback() -> None:
+    """Bring the loopback interface of this network namespace up: the only one that there is."""
+    any_socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    fcntl.ioctl(any_socket.fileno(), _SET_INTERFACE_FLAGS, struct.pack("16sH14x", b"lo", _INTERFACE_UP))
+    any_socket.close()
+
+
+def drop_capabilities() -> None:
+    """Give all capabilities up, for ever."""
+    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(ctypes.byref(header), (_CapabilityData * 2)()), "capset")
+    _check(_libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "no_new_privs")
+
+
+def install_filter(program: bytes) -> None:
+    """Allow only the system calls that a BPF program allows; needs `drop_capabilities` first."""
+    code = ctypes.create_string_buffer(program, len(program))
+    described = _Program(len(program) // 8, ctypes.cast(code, ctypes.c_void_p))
+    _check(_libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(described), 0, 0), "seccomp")
+
+
+def hide() -> None:
+    """Keep other processes of the same user from reading or tracing this one, and from interrupting it.
+
+    As pid 1 it then gets no signal at all from inside its namespace.
+    """
+    _check(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+
+def unhide() -> None:
+    """Let processes of the same user, this one included, open what /proc has about it."""
+    _check(_libc.prctl(_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all descendants whose own parent ends."""
+    _check(_libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def limit_resources(file_bytes: int, address_space: int | None) -> None:
+    """Set the limits of this process and its children.
+
+    Args:
+        file_bytes: The largest file.
+        address_space: Bytes a process may map; None where a control group limits memory.
+    """
+    wanted = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_NOFILE: 1024}
+    if address_space is not None:
+        wanted[resource.RLIMIT_AS] = address_space
+    for kind, value in wanted.items():
+        hard = resource.getrlimit(kind)[1]
+        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (ceiling, ceiling))
+
+
+def be_the_first_to_go() -> None:
+    """Have the kernel choose this process, not its supervisor, when memory runs out."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as out:
+            out.write("1000")
+    except OSError:
+        # A kernel without it kills the largest process, which is the worker most of the time.
+        pass
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used, 0 when it is gone."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return 0.0
+
+
+def pid_namespace_depth(pid: int) -> int:
+    """Return how many process namespaces, from that of /proc downwards, a process is in; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                if line.startswith("NSpid:"):
+                    return len(line.split()) - 1
+    except OSError:
+        pass
+    return 0
+
+
+def has_capabilities(pid: int) -> bool:
+    """Return whether a process has, or could get back, any capability."""
+    with open(f"/proc/{pid}/status") as file:
+        sets = [line.split()[1] for line in file if line.startswith(("CapEff", "CapPrm", "CapInh", "CapAmb"))]
+    return any(int(value, 16) for value in sets)
