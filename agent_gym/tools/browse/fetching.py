@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import httpcore
 
-from agent_gym.errors import ToolError
+from agent_gym.errors import ConfigError, ToolError
 from agent_gym.tools.browse.decoding import ACCEPTED, Unpacker
 from agent_gym.tools.browse.guard import Guard, port_of
 from agent_gym.tools.browse.network import Deadline, GuardedNetwork, Resolver, resolve_host
@@ -55,6 +55,9 @@ class Fetcher:
         user_agent: What the fetcher calls itself.
         ssl_context: Certificates to trust; those of the system's and certifi's authorities by default.
         resolve: Looks up names; for tests.
+
+    Raises:
+        ConfigError: An entry of `allow` has no port, or the proxy is no address.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class Fetcher:
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._redirects = redirects
+        if proxy is not None and not proxy.startswith(("http://", "https://")):
+            raise ConfigError(f"The proxy {proxy!r} is no address: write http://host:port.")
         self._proxy = proxy
         # Reading the certificates takes long; it is done once.
         self._ssl_context = ssl_context or httpcore.default_ssl_context()

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from agent_gym.errors import ConfigError, ToolError
@@ -40,7 +41,8 @@ class BrowseTool(Tool):
     """Reads pages of the web or of a corpus, chunk by chunk. Its state is the page that is open.
 
     Args:
-        pages: Where pages come from; the public web by default. `CorpusPages(index)` reads what a local index finds.
+        pages: Where pages come from. `CorpusPages(index)` reads what a local index finds; by default it is the public
+            web, through one `WebPages` for all the tools of a process.
         chunk_characters: Length of a chunk.
 
     Raises:
@@ -54,7 +56,7 @@ class BrowseTool(Tool):
     def __init__(self, pages: Pages | None = None, *, chunk_characters: int = 4000) -> None:
         if chunk_characters < 100:
             raise ConfigError(f"A chunk of a page needs at least 100 characters, not {chunk_characters}.")
-        self.pages = WebPages() if pages is None else pages
+        self.pages = _pages_of_the_web() if pages is None else pages
         self._chunk_characters = chunk_characters
         self._place: _Place | None = None
 
@@ -93,6 +95,11 @@ class BrowseTool(Tool):
         if self._place is None:
             raise ToolError("No page is open: open one first.")
         return self._place
+
+
+@lru_cache(maxsize=1)
+def _pages_of_the_web() -> WebPages:
+    return WebPages()
 
 
 def _shown(place: _Place) -> str:

@@ -4,6 +4,7 @@ Each class says where its key comes from. A key goes into a header and nowhere e
 """
 
 import html
+import json
 import logging
 import os
 import re
@@ -68,12 +69,12 @@ class WebSearch(ABC):
         cache: SearchCache | Path | str | None = None,
         connections: int = 16,
     ) -> None:
-        self._key = api_key or os.environ.get(self.key_variable, "")
-        if self.key_variable and not self._key:
+        self._key = (api_key or os.environ.get(self.key_variable, "")).strip()
+        if self.key_variable and not (self._key and self._key.isascii() and self._key.isprintable()):
             raise ToolError(f"{self.name} needs a key: set the environment variable {self.key_variable}.")
         self.base_url = (base_url or self.default_url).rstrip("/")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"{self.name} needs a base_url that begins with http:// or https://.")
+        if not _is_address(self.base_url):
+            raise ConfigError(f"{self.name} needs a base_url that begins with http:// or https:// and a host.")
         self._parameters = dict(parameters or {})
         self._timeout = timeout
         self._retries = retries or Retries()
@@ -181,8 +182,6 @@ class WebSearch(ABC):
         return bytes(body)
 
     def _decode(self, response: "httpx.Response", body: bytes) -> Mapping[str, Any]:
-        import json
-
         if response.status_code in (401, 403):
             remedy = f"check {self.key_variable}" if self.key_variable else "check what it allows"
             _logger.warning("%s refuses access (status %d): %s.", self.name, response.status_code, remedy)
@@ -296,6 +295,16 @@ def _client(timeout: float, connections: int) -> "httpx.Client":
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     # A redirect is not followed: the key would go along.
     return httpx.Client(timeout=timeout, limits=limits, follow_redirects=False)
+
+
+def _is_address(url: str) -> bool:
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
 
 
 def _text(item: Mapping[str, Any], *names: str) -> str:

@@ -86,7 +86,7 @@ def cut_passages(text: str, words: int, overlap: int) -> list[tuple[int, int]]:
         words: Words in a passage, at most; a character counts as one where a language has no spaces.
         overlap: Words that a passage shares with the next.
     """
-    if len(text) <= words:
+    if len(text) <= words or (text.isascii() and len(text) <= 20 * words and len(text.split()) <= words):
         return [(0, len(text))]
     places = [match.span() for match in _PASSAGE_WORD.finditer(text)]
     if len(places) <= words:

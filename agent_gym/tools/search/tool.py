@@ -14,6 +14,7 @@ from agent_gym.tools.search.recorded import RecordedSearch
 
 _SEVERAL = re.compile(r"[;\n]+")
 _SHOWN_QUERY = 100
+_KEYS = {name: engine.key_variable for name, engine in ENGINES.items() if engine.key_variable}
 
 
 class SearchTool(Tool):
@@ -76,7 +77,7 @@ class SearchTool(Tool):
 
 
 def open_backend(reference: Path | str) -> SearchBackend:
-    """Return what answers searches, by name; the index of a file is opened once in a process.
+    """Return what answers searches, by name; all the tools of a process share the index of a file, or an engine.
 
     Args:
         reference: An engine of `ENGINES`; recorded searches (".json", perhaps ".xz" or ".gz"); or a corpus or an
@@ -88,12 +89,19 @@ def open_backend(reference: Path | str) -> SearchBackend:
         DataError: The file cannot be read.
     """
     if str(reference) in ENGINES:
-        return ENGINES[str(reference)]()
+        settings = {name: os.environ.get(name, "") for name in (*_KEYS.values(), "SEARXNG_URL")}
+        return _open_engine(str(reference), tuple(settings.items()))
     path = Path(reference)
     if not path.is_file():
         raise UnknownIdError.of("search engine or file", str(reference), ENGINES)
     state = path.stat()
     return _open_file(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=8)
+def _open_engine(name: str, settings: tuple[tuple[str, str], ...]) -> SearchBackend:
+    """Make an engine, anew where the environment has another key than before."""
+    return ENGINES[name]()
 
 
 @lru_cache(maxsize=8)
@@ -104,8 +112,7 @@ def _open_file(path: Path, changed: int, size: int) -> SearchBackend:
 
 
 def _engine_of_environment() -> str:
-    variables = {name: engine.key_variable for name, engine in ENGINES.items() if engine.default_url}
-    variables["searxng"] = "SEARXNG_URL"
+    variables = {**{name: _KEYS[name] for name in ("serper", "brave")}, "searxng": "SEARXNG_URL"}
     for name, variable in variables.items():
         if os.environ.get(variable):
             return name

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from loopback import Request, Server, serving
 
-from agent_gym.errors import ToolError
+from agent_gym.errors import ConfigError, ToolError
 from agent_gym.tools.browse import Fetcher
 
 
@@ -242,11 +242,12 @@ def test_an_answer_that_is_no_http_is_one_sentence_in_our_words(server: Server, 
     assert "SSH" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there_is_one_sentence(server: Server) -> None:
-    client = fetcher(server)
-    server.server_close()
-    with pytest.raises(ToolError, match="it refuses the connection"):
-        client.fetch(server.url)
+def test_a_server_that_is_not_there_is_one_sentence() -> None:
+    with socket.socket() as bound:  # a port that is taken and does not listen
+        bound.bind(("127.0.0.1", 0))
+        place = "{}:{}".format(*bound.getsockname())
+        with pytest.raises(ToolError, match="it refuses the connection"):
+            Fetcher(allow={place}, seconds=30).fetch(f"http://{place}/")
 
 
 def test_proxies_of_the_environment_are_not_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +265,8 @@ def test_a_proxy_that_is_given_is_asked_for_names_but_not_for_private_addresses(
     with pytest.raises(ToolError, match="not public"):
         client.fetch("http://169.254.169.254/")
     assert len(server.requests) == 1
+    with pytest.raises(ConfigError, match="is no address"):
+        Fetcher(proxy="127.0.0.1:3128")
 
 
 def test_many_threads_fetch_at_once(server: Server) -> None:

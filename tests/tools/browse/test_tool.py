@@ -1,12 +1,13 @@
 """The browse tool, called as a model calls it."""
 
 import re
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from agent_gym.errors import ConfigError, ToolError
-from agent_gym.tools.browse import BrowseTool, CorpusPages, Link, Page
+from agent_gym.tools.browse import BrowseTool, CorpusPages, Link, Page, WebPages
 from agent_gym.tools.calls import ToolCall, ToolResult
 from agent_gym.tools.search import Document, LocalIndex, SearchTool
 from agent_gym.tools.toolbox import Toolbox
@@ -151,6 +152,13 @@ def test_a_model_is_told_what_it_can_do(box: Toolbox) -> None:
     assert properties["action"]["enum"] == ["open", "next", "find", "links"]
     assert all(properties[name]["description"] for name in ("url", "action", "query"))
     assert box.text_parameter("browse") == "url"
+
+
+@pytest.mark.skipif(find_spec("trafilatura") is None, reason="trafilatura (the extra search) is not installed")
+def test_by_default_it_is_the_public_web_through_one_fetcher() -> None:
+    tool = BrowseTool()
+    assert isinstance(tool.pages, WebPages) and BrowseTool().pages is tool.pages
+    assert "not public" in Toolbox([tool]).call(ToolCall("browse", {"url": "http://169.254.169.254/latest/"})).text
 
 
 def test_a_chunk_has_a_least_length() -> None:

@@ -297,5 +297,12 @@ def test_what_is_missing_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         SearXNG()
     with pytest.raises(ConfigError, match="Bing needs a base_url"):
         Bing(api_key=KEY)
-    monkeypatch.setenv("SERPER_API_KEY", KEY)
+    for key in ("two\nlines", "Schlüssel", " \n"):
+        with pytest.raises(ToolError, match="needs a key") as caught:
+            Serper(api_key=key)
+        assert "Schl" not in str(caught.value)
+    for address in ("google.serper.dev", "ftp://a.org", "http://", "http://a.org:port"):
+        with pytest.raises(ConfigError, match="needs a base_url"):
+            Serper(api_key=KEY, base_url=address)
+    monkeypatch.setenv("SERPER_API_KEY", f"{KEY}\n")
     Serper().close()

@@ -125,6 +125,14 @@ def test_without_a_backend_the_environment_decides(monkeypatch: pytest.MonkeyPat
     assert SearchTool().backend.name == "Brave"  # type: ignore[attr-defined]
 
 
+def test_tools_of_the_same_engine_share_it_until_its_key_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAVE_SEARCH_API_KEY", "one")
+    first = SearchTool("brave").backend
+    assert SearchTool("brave").backend is first
+    monkeypatch.setenv("BRAVE_SEARCH_API_KEY", "two")
+    assert SearchTool("brave").backend is not first
+
+
 def test_numbers_that_make_no_sense_are_refused() -> None:
     for options in ({"count": 0}, {"snippet_characters": 0}, {"queries": 0}):
         with pytest.raises(ConfigError):
