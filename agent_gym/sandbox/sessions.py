@@ -1,4 +1,4 @@
-"""Sandboxes and sessions made of boxes: what is the same whichever backend makes the boxes."""
+"""Sandboxes made of boxes: what is the same whichever backend makes the boxes."""
 
 import logging
 import os
@@ -6,29 +6,23 @@ import threading
 import time
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from agent_gym.errors import ConfigError, ForkDiverged, SandboxError
+from agent_gym.errors import AgentGymError, SandboxError
 from agent_gym.sandbox.base import (
-    Files,
     Language,
     Limits,
     Result,
     Sandbox,
-    Session,
     check_language,
 )
-from agent_gym.sandbox.boxes import DEEPEST_FORK, Box, BoxLost
-from agent_gym.sandbox.inside import frames
+from agent_gym.sandbox.box_session import BoxSession, checked_files, checked_seconds, encoded, read, write
+from agent_gym.sandbox.boxes import Box, BoxLost
 
 logger = logging.getLogger(__name__)
-
-_FILE_SECONDS = 45.0
-_T = TypeVar("_T")
 
 
 class BoxSandbox(Sandbox):
@@ -50,6 +44,11 @@ class BoxSandbox(Sandbox):
         self._keeper: threading.Thread | None = None
         self._guard = threading.Lock()
         self._owner = os.getpid()
+        self._spares: deque[Box] = deque()
+        self._busy = False
+        """A second box was needed: it pays to have some ready."""
+        self._waiting = min(concurrency, os.cpu_count() or 1)
+        self._housekeeper = ThreadPoolExecutor(1, thread_name_prefix="sandbox-housekeeper")
 
     @property
     def usable(self) -> bool:
@@ -69,9 +68,35 @@ class BoxSandbox(Sandbox):
         """Fork a box; only where `can_fork`."""
         raise NotImplementedError
 
-    def _put_away(self, box: Box) -> None:
-        """Close a box that is not needed any more."""
-        box.close()
+    def _take_box(self) -> Box:
+        """Return a box that nothing has touched: one that is waiting if there is one; others are made meanwhile."""
+        try:
+            box = self._spares.popleft()
+        except IndexError:
+            box = self._open_box()
+        if self._busy:
+            self._at_leisure(self._make_spares)
+        self._busy = True
+        return box
+
+    def _make_spares(self) -> None:
+        try:
+            while len(self._spares) < self._waiting and self.usable:
+                self._spares.append(self._open_box())
+        except (BoxLost, AgentGymError) as error:
+            # Whoever needs a box will meet the same, and can say so.
+            logger.info("No box could be made in advance: %s.", error)
+
+    def _drop_spares(self) -> None:
+        while self._spares:
+            self._spares.popleft().close()
+
+    def _at_leisure(self, work: Callable[[], None]) -> None:
+        """Do something when there is time; at once when the sandbox is being closed."""
+        try:
+            self._housekeeper.submit(work)
+        except RuntimeError:
+            work()
 
     def _explained(self, error: BoxLost) -> str:
         """Return why a box was lost, as far as the backend knows."""
@@ -93,7 +118,7 @@ class BoxSandbox(Sandbox):
         with self._gate:
             return self._twice(lambda box: _run_once(box, code, language, stdin, limit, files or {}, collect))
 
-    def session(self) -> "BoxSession":
+    def session(self) -> BoxSession:
         """See `Sandbox.session`."""
         session = BoxSession(self)
         with self._guard:
@@ -111,6 +136,8 @@ class BoxSandbox(Sandbox):
         self._closing.set()
         for session in list(self._sessions):
             session.close()
+        self._housekeeper.shutdown(wait=True)
+        self._drop_spares()
         if self._keeper is not None and self._keeper is not threading.current_thread():
             self._keeper.join()
 
@@ -125,12 +152,13 @@ class BoxSandbox(Sandbox):
         for attempt in range(2):
             self._check_open()
             try:
-                box = self._open_box()
+                box = self._take_box()
                 try:
                     return work(box)
                 finally:
-                    self._put_away(box)
+                    self._at_leisure(box.close)
             except BoxLost as error:
+                self._drop_spares()
                 logger.warning("A sandbox was lost: %s.", self._explained(error))
                 lost = error
                 if attempt:
@@ -140,201 +168,6 @@ class BoxSandbox(Sandbox):
     def _expire(self, now: float) -> None:
         for session in list(self._sessions):
             session.expire(now)
-
-
-class BoxSession(Session):
-    """A session in a box; the box is opened by the first call."""
-
-    def __init__(self, sandbox: BoxSandbox) -> None:
-        self._sandbox = sandbox
-        self._box: Box | None = None
-        self._history: list[_Deed] = []
-        self._lost = False
-        self._closed = False
-        self._opened = self._used = time.monotonic()
-        self._lock = threading.RLock()
-
-    def run(
-        self, code: str, *, language: Language = "python", stdin: bytes = b"", timeout: float | None = None
-    ) -> Result:
-        """See `Session.run`."""
-        check_language(language)
-        deed = _Cell(code, language, stdin, checked_seconds(timeout, self._sandbox.limits))
-        with self._lock, self._sandbox._gate, self._in_use():
-            lost, self._lost = self._lost, False
-            result = self._do(deed.run)
-            self._history.append(replace(deed, result=result))
-            if result.files_lost:
-                self._drop()
-            return replace(result, restarted=True, files_lost=True) if lost else result
-
-    def write_files(self, files: Mapping[str, bytes]) -> None:
-        """See `Session.write_files`."""
-        deed = _Writing(checked_files(files, self._sandbox.limits))
-        with self._lock, self._in_use():
-            self._do(deed.run)
-            self._history.append(deed)
-
-    def read_files(self, patterns: Sequence[str] = ("**",)) -> Files:
-        """See `Session.read_files`."""
-        with self._lock, self._in_use():
-            return self._do(lambda box: _read(box, patterns))
-
-    def fork(self) -> "BoxSession":
-        """See `Session.fork`.
-
-        Raises:
-            ForkDiverged: The backend cannot fork, and replaying the cells gave other results.
-        """
-        with self._lock, self._in_use():
-            twin = self._sandbox.session()
-            twin._lost = self._lost
-            if self._box is None:
-                return twin
-            try:
-                if self._sandbox.can_fork and self._box.depth < DEEPEST_FORK:
-                    twin._box = self._sandbox._fork_box(self._box)
-                    twin._history = list(self._history)
-                else:
-                    twin._replay(self._history)
-            except BaseException as error:
-                twin.close()
-                if isinstance(error, BoxLost):
-                    raise SandboxError(f"The session's sandbox was lost ({error}) when it was to be forked.") from error
-                raise
-            return twin
-
-    def close(self) -> None:
-        """See `Session.close`."""
-        with self._lock:
-            self._closed = True
-            self._drop()
-
-    def expire(self, now: float) -> None:
-        """End the session's box if its time is over; called now and then by the sandbox."""
-        limits = self._sandbox.limits
-        if not self._lock.acquire(blocking=False):
-            return
-        try:
-            old, idle = now - self._opened > limits.session_seconds, now - self._used > limits.idle_seconds
-            if self._box is not None and (old or idle):
-                logger.info("A session has ended: %s.", "its time is over" if old else "it was idle for too long")
-                self._drop()
-                self._lost = True
-        finally:
-            self._lock.release()
-
-    def _do(self, work: Callable[[Box], _T]) -> _T:
-        """Do some work in the session's box; what nothing has happened in yet is replaced once if it is lost."""
-        for attempt in range(2):
-            try:
-                if self._box is None:
-                    self._box = self._sandbox._open_box()
-                    self._history = []
-                    self._opened = time.monotonic()
-                return work(self._box)
-            except BoxLost as error:
-                logger.warning("A sandbox was lost: %s.", self._sandbox._explained(error))
-                fresh = not self._history
-                self._drop()
-                if attempt or not fresh:
-                    self._lost = True
-                    raise SandboxError(
-                        f"The session's sandbox was lost ({error}): its variables and files are gone."
-                    ) from error
-        raise AssertionError("not reached")
-
-    def _drop(self) -> None:
-        box, self._box, self._history = self._box, None, []
-        if box is not None:
-            self._sandbox._put_away(box)
-
-    def _replay(self, history: "Sequence[_Deed]") -> None:
-        for number, deed in enumerate(history, 1):
-            again = self._do(deed.run)
-            if isinstance(deed, _Cell) and not deed.same(again):
-                raise ForkDiverged(
-                    f"Cell {number} gave another result when it was replayed: the backend cannot fork a session, so "
-                    "that its cells must be deterministic; use the bubblewrap sandbox."
-                )
-            self._history.append(deed)
-
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        if self._closed:
-            raise SandboxError("The session was closed: open a new one.")
-        try:
-            yield
-        finally:
-            self._used = time.monotonic()
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A piece of code that a session has run."""
-
-    code: str
-    language: Language
-    stdin: bytes
-    seconds: float
-    result: Result | None = None
-
-    def run(self, box: Box) -> Result:
-        """Run it."""
-        return box.run(_encoded(self.code), self.language, self.stdin, self.seconds, echo=True)
-
-    def same(self, other: object) -> bool:
-        """Return whether it has come to the same as before."""
-        then, now = self.result, other
-        if not isinstance(now, Result) or then is None:
-            return False
-        return (then.status, then.stdout, then.exit_code) == (now.status, now.stdout, now.exit_code)
-
-
-@dataclass(frozen=True, slots=True)
-class _Writing:
-    """Files that were put into a session."""
-
-    files: Mapping[str, bytes]
-
-    def run(self, box: Box) -> None:
-        """Put them in."""
-        _write(box, self.files)
-
-
-_Deed = _Cell | _Writing
-
-
-def checked_seconds(timeout: float | None, limits: Limits) -> float:
-    """Return the seconds that a call may take.
-
-    Raises:
-        ConfigError: They are not more than 0.
-    """
-    seconds = limits.seconds if timeout is None else timeout
-    if not seconds > 0:
-        raise ConfigError(f"timeout must be more than 0 seconds, not {seconds}.")
-    return seconds
-
-
-def checked_files(files: Mapping[str, bytes], limits: Limits) -> dict[str, bytes]:
-    """Return files that may be written, their paths normalised.
-
-    Raises:
-        ConfigError: A path leads elsewhere, or they are too large.
-    """
-    checked = {}
-    for path, data in files.items():
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in path or len(path) > 1024:
-            raise ConfigError(
-                f"The path {path!r} does not lead to a place below /work: give a relative one without '..'."
-            )
-        checked[str(pure)] = bytes(data)
-    size = sum(map(len, checked.values()))
-    if size > limits.return_bytes:
-        raise ConfigError(f"The files have {size:,} bytes: at most {limits.return_bytes:,} may go in at once.")
-    return checked
 
 
 def _run_once(
@@ -347,43 +180,11 @@ def _run_once(
     collect: Sequence[str],
 ) -> Result:
     if files:
-        _write(box, checked_files(files, box.limits))
-    result = box.run(_encoded(code), language, stdin, seconds, echo=False)
+        write(box, checked_files(files, box.limits))
+    result = box.run(encoded(code), language, stdin, seconds, echo=False)
     if collect and not result.files_lost:
-        result = replace(result, files=_read(box, collect))
+        result = replace(result, files=read(box, collect))
     return result
-
-
-def _write(box: Box, files: Mapping[str, bytes]) -> None:
-    listed = [[path, len(data)] for path, data in files.items()]
-    answer, _ = box.ask({"do": "write", "files": listed}, b"".join(files.values()), seconds=_FILE_SECONDS)
-    if "failed" in answer:
-        raise ConfigError(f"The file {answer['failed']!r} cannot be written in the sandbox: {answer['why']}.")
-
-
-def _read(box: Box, patterns: Sequence[str]) -> Files:
-    limits = box.limits
-    request = {
-        "do": "read",
-        "patterns": list(patterns),
-        "files": limits.return_files,
-        "bytes": limits.return_bytes,
-    }
-    answer, blob = box.ask(request, seconds=_FILE_SECONDS)
-    got: dict[str, bytes] = {}
-    refused: dict[str, str] = {}
-    if not answer["complete"]:
-        refused["."] = "reading the files took too long"
-    for message, data in frames.Reader(limits.return_bytes).feed(blob):
-        if "problem" in message:
-            refused[str(message["path"])] = str(message["problem"])
-        else:
-            got[str(message["path"])] = data
-    return Files(got, refused)
-
-
-def _encoded(code: str) -> bytes:
-    return code.encode("utf-8", "replace")
 
 
 def _keep(sandbox: "weakref.ref[BoxSandbox]", closing: threading.Event) -> None:
