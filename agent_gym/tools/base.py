@@ -64,15 +64,18 @@ class Tool(ABC):
     """Whether an answer may depend on the calls before; true by default where a class has its own `setup`."""
     shared: ClassVar[tuple[str, ...]] = ()
     """Attributes that a fork has in common with its parent: an index, a client, whatever no call changes."""
+    _given: ClassVar[frozenset[str]] = frozenset()
+    """What a class or one of its bases says itself, and its name and docstrings do not."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if not cls.name:
+        cls._given |= cls.__dict__.keys() & {"name", "description"}
+        if "name" not in cls._given:
             words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__.removesuffix("Tool"))
             cls.name = words.lower()
-        if not cls.description:
+        if "description" not in cls._given:
             told = read_docstring(cls.run.__doc__).description or read_docstring(cls.__doc__).description
-            cls.description = told
+            cls.description = told or cls.description
         if "setup" in cls.__dict__ and "stateful" not in cls.__dict__:
             cls.stateful = True
 

@@ -104,7 +104,7 @@ class PythonTool(Tool):
 
     def _opened(self) -> Sandbox:
         """Return the sandbox; the one that the process shares is made when it is first used."""
-        if self._sandbox is None:
+        if self._sandbox is None or (self._backend and not self._sandbox.usable):
             from agent_gym.sandbox import shared
 
             self._sandbox = shared(self._backend)

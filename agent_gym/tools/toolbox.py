@@ -17,6 +17,7 @@ from agent_gym.errors import ConfigError, ToolError, suggestion
 from agent_gym.tools import running
 from agent_gym.tools.base import ENGINE_FAILURES, FunctionTool, Tool, as_tool
 from agent_gym.tools.calls import ToolCall, ToolResult, ToolStatus
+from agent_gym.tools.episode import tools_of
 from agent_gym.tools.recording import Entry, Recording, Tape
 from agent_gym.tools.running import AbandonedError, Pending
 from agent_gym.tools.schema import InvalidArgumentsError
@@ -118,16 +119,13 @@ class Toolbox:
             WorkerError: A sandbox or a worker failed.
         """
         self._made.clear()
-        self._ready = True
+        self._ready = False
         if self._tape:
             self._tape = Tape(self._tape.recording)
-        for tool in self._run_here():
-            try:
-                tool.setup()
-            except (*ENGINE_FAILURES, ToolError):
-                raise
-            except Exception as error:
-                raise ToolError(f"The tool {tool.name!r} cannot be set up: {message(error)}.") from error
+        with tools_of(self):
+            for tool in self._run_here():
+                _set_up(tool)
+        self._ready = True
 
     def close(self) -> None:
         """End the episode: every tool lets go of what it used."""
@@ -149,8 +147,12 @@ class Toolbox:
         """
         twin = copy.copy(self)
         twin._made = self._made.copy()
-        running_here = self._run_here()
-        twin.tools = {name: tool.fork() if tool in running_here else tool for name, tool in self.tools.items()}
+        twin.tools = dict(self.tools)
+        with tools_of(twin), ExitStack() as undo:
+            for tool in self._run_here():
+                twin.tools[tool.name] = tool.fork()
+                undo.callback(twin.tools[tool.name].close)
+            undo.pop_all()
         twin._tape = self._tape.copy(twin.tools) if self._tape else None
         return twin
 
@@ -316,6 +318,15 @@ class Toolbox:
     def _refused(self, call: ToolCall, status: ToolStatus, text: str) -> ToolResult:
         """Return the result of a call that runs nothing."""
         return ToolResult(call.name[:_SHOWN_NAME], shown(text, self.max_characters), status, id=call.id)
+
+
+def _set_up(tool: Tool) -> None:
+    try:
+        tool.setup()
+    except (*ENGINE_FAILURES, ToolError):
+        raise
+    except Exception as error:
+        raise ToolError(f"The tool {tool.name!r} cannot be set up: {message(error)}.") from error
 
 
 def _is_async(tool: Tool) -> bool:

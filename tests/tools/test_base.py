@@ -90,6 +90,21 @@ def test_a_class_gets_its_name_and_description_and_knows_that_it_has_state() -> 
     assert PageReader().stateful and not Served().stateful and not search.stateful
 
 
+def test_a_subclass_has_a_name_of_its_own_unless_one_was_given() -> None:
+    class FastReader(PageReader): ...
+
+    class Named(PageReader):
+        name = "reader"
+        description = "Reads."
+
+    class Heir(Named):
+        """Reads otherwise."""
+
+    assert (FastReader.name, FastReader.description) == ("fast_reader", "Reads pages, one after the other.")
+    assert (Heir.name, Heir.description) == ("reader", "Reads.")
+    assert FastReader().stateful
+
+
 def test_a_fork_copies_the_state_and_shares_what_it_may() -> None:
     reader = PageReader()
     reader.setup()

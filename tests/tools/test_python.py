@@ -23,6 +23,11 @@ class FakeSandbox(Sandbox):
         self.script = script
         self.sessions: list[FakeSession] = []
         self.runs: list[tuple[str, Any]] = []
+        self.open = True
+
+    @property
+    def usable(self) -> bool:
+        return self.open
 
     def guarantees(self) -> Mapping[str, bool]:
         return {}
@@ -164,15 +169,21 @@ def test_a_machine_without_a_sandbox_is_not_the_models_fault(monkeypatch: pytest
     def unavailable(backend: str) -> Sandbox:
         raise SandboxUnavailable(f"No sandbox {backend} works here: install bubblewrap.")
 
-    monkeypatch.setattr("agent_gym.sandbox.shared", unavailable, raising=False)
+    monkeypatch.setattr("agent_gym.sandbox.shared", unavailable)
     with pytest.raises(SandboxUnavailable, match="No sandbox bubblewrap works here"):
         told(PythonTool("bubblewrap"), "1")
 
 
 def test_the_process_shares_the_sandbox_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    sandbox = FakeSandbox()
-    monkeypatch.setattr("agent_gym.sandbox.shared", lambda backend: sandbox, raising=False)
-    assert told(PythonTool(), "1").text == "1" and len(sandbox.runs) == 1
+    sandboxes = [FakeSandbox()]
+    monkeypatch.setattr("agent_gym.sandbox.shared", lambda backend: sandboxes[-1])
+    box = Toolbox([PythonTool(stateful=False)])
+    assert box.call(ToolCall("python", {"code": "1"})).text == "1"
+    # One that was closed, or belongs to the process that this one was forked from, is asked for again.
+    sandboxes[0].open = False
+    sandboxes.append(FakeSandbox())
+    assert box.call(ToolCall("python", {"code": "2"})).text == "2"
+    assert [len(sandbox.runs) for sandbox in sandboxes] == [1, 1]
 
 
 def test_names_and_languages() -> None:

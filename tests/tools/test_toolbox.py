@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agent_gym.errors import ConfigError, SandboxError, ToolError, WorkerError
 from agent_gym.tools.base import Tool, tool
 from agent_gym.tools.calls import ToolCall, ToolResult
+from agent_gym.tools.episode import current_episode
 from agent_gym.tools.toolbox import Toolbox
 
 
@@ -279,6 +280,47 @@ def test_a_fork_goes_on_from_the_same_state_and_neither_disturbs_the_other() -> 
     assert twin.call(call("notes", line="x")).text == "x" and box.tools["notes"].lines == ["a", "c"]
 
 
+def test_a_fork_that_fails_lets_go_of_the_tools_that_were_forked() -> None:
+    closed: list[Tool] = []
+
+    class Open(Notes):
+        def close(self) -> None:
+            closed.append(self)
+
+    class Stuck(Notes):
+        def fork(self) -> "Stuck":
+            raise SandboxError("no memory")
+
+    box = Toolbox([Open, Stuck])
+    box.call(call("open", line="a"))
+    with pytest.raises(SandboxError):
+        box.fork()
+    assert len(closed) == 1 and closed[0] is not box.tools["open"]
+    assert box.call(call("open", line="b")).text == "a\nb"
+
+
+def test_tools_find_those_that_they_are_set_up_and_forked_with() -> None:
+    met: list[tuple[str, object]] = []
+
+    class Guest(Notes):
+        def setup(self) -> None:
+            met.append((self.name, current_episode()))
+
+        def fork(self) -> "Guest":
+            met.append((self.name, current_episode()))
+            return self
+
+    class Visitor(Guest): ...
+
+    box = Toolbox([Guest, Visitor])
+    box.setup()
+    box.fork()
+    Toolbox([Guest]).setup()
+    episodes = [episode for _, episode in met]
+    assert episodes[0] == episodes[1] and episodes[2] == episodes[3]
+    assert len({episodes[0], episodes[2]}) == 2
+
+
 def test_one_tool_object_serves_many_toolboxes() -> None:
     notes = Notes()
     first, second = Toolbox([notes]), Toolbox([notes])
@@ -317,8 +359,10 @@ def test_a_tool_that_cannot_be_set_up_is_named() -> None:
         def run(self) -> str:
             return ""
 
-    with pytest.raises(ToolError, match=r"The tool 'dead' cannot be set up: OSError: no such file\."):
-        Toolbox([Dead]).setup()
+    box = Toolbox([Dead])
+    for _ in range(2):
+        with pytest.raises(ToolError, match=r"The tool 'dead' cannot be set up: OSError: no such file\."):
+            box.call(call("dead"))
 
 
 def test_two_tools_of_one_name_and_senseless_limits_are_refused() -> None:
