@@ -136,8 +136,10 @@ class Tool(ABC):
         return text_parameter(self.parameters)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What checks the arguments cannot be pickled, and is made again when it is needed.
-        return {name: value for name, value in vars(self).items() if name != "arguments"}
+        # What checks the arguments cannot be pickled, and is made again when it is needed; the schema that follows from
+        # it goes with it, or it would pass for one that was given.
+        derived = ("arguments", "parameters") if isinstance(vars(self).get("arguments"), Arguments) else ("arguments",)
+        return {name: value for name, value in vars(self).items() if name not in derived}
 
 
 _DERIVED = ("parameters", "arguments", "text_parameter")
