@@ -307,7 +307,8 @@ def _options(runtime: Runtime) -> list[str]:
         *(part for source, target in runtime.binds for part in ("--ro-bind", str(source), str(target))),
         *(part for mask in runtime.masks if not str(mask).startswith("/usr") for part in ("--tmpfs", str(mask))),
         *(part for name in ("python", "python3") for part in ("--symlink", runtime.python, f"{HOME}/bin/{name}")),
-        *("--remount-ro", "/"),
+        # Whatever could be written here would be seen by all boxes of the pool.
+        *(part for place in (*map(str, runtime.masks), "/dev", "/") for part in ("--remount-ro", place)),
     ]
 
 

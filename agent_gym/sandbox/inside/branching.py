@@ -94,6 +94,8 @@ def mount_folders(config: dict[str, Any], *, copy: bool) -> None:
     """
     kernel.raise_loopback()
     kernel.mount("proc", "/proc", flags=kernel.NO_SUID | kernel.NO_DEVICES | kernel.NO_EXEC)
+    # All boxes of a pool would share the terminals of the outer one.
+    kernel.mount("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620", kernel.NO_SUID | kernel.NO_EXEC)
     options = f"size={config['disk_bytes']},nr_inodes={config['files']},mode=1777"
     for folder in config["writable"]:
         if copy and os.listdir(folder):
