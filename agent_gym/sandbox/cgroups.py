@@ -30,6 +30,8 @@ class Hierarchy:
 
     version: int
     folders: Mapping[str, Path]
+    trees: tuple[Path, ...] = ()
+    """The whole trees that they are in: another process of ours may have been in another group."""
 
     def problem(self) -> str:
         """Return why groups cannot be made here; nothing where they can."""
@@ -114,14 +116,14 @@ def find_hierarchy(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
         if controller in memberships and (path := _writable(tree, memberships[controller])) is not None:
             folders[controller] = path
     if folders:
-        return Hierarchy(1, folders)
+        return Hierarchy(1, folders, tuple(root / controller for controller in folders))
     if (root / "cgroup.controllers").is_file():
         path = _writable(root, memberships.get("", "/"))
         while path is not None and not _delegates(path):
             # A group that has processes in it cannot hand controllers down; the next one above may.
             path = _writable(root, "/" + str(path.parent.relative_to(root))) if path != root else None
         if path is not None:
-            return Hierarchy(2, dict.fromkeys(_CONTROLLERS, path))
+            return Hierarchy(2, dict.fromkeys(_CONTROLLERS, path), (root,))
     return Hierarchy(2, {})
 
 
@@ -136,8 +138,8 @@ def owner_label(pid: int | None = None) -> str:
 def sweep(hierarchy: Hierarchy) -> int:
     """Remove the groups of owners that live no more, and kill what runs in them; return how many there were."""
     swept = 0
-    for path in hierarchy.distinct():
-        for group in path.glob(_PREFIX + "*"):
+    for tree in hierarchy.trees:
+        for group in list(tree.rglob(_PREFIX + "*")):
             label = group.name.removeprefix(_PREFIX).partition("-")[0]
             if not _lives(label):
                 logger.warning("Removing %s, which a process that has died left behind.", group)

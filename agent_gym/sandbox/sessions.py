@@ -1,5 +1,6 @@
 """Sandboxes made of boxes: what is the same whichever backend makes the boxes."""
 
+import atexit
 import logging
 import os
 import threading
@@ -49,6 +50,7 @@ class BoxSandbox(Sandbox):
         """A second box was needed: it pays to have some ready."""
         self._waiting = min(concurrency, os.cpu_count() or 1)
         self._housekeeper = ThreadPoolExecutor(1, thread_name_prefix="sandbox-housekeeper")
+        _open_sandboxes.add(self)
 
     @property
     def usable(self) -> bool:
@@ -168,6 +170,17 @@ class BoxSandbox(Sandbox):
     def _expire(self, now: float) -> None:
         for session in list(self._sessions):
             session.expire(now)
+
+
+_open_sandboxes: "weakref.WeakSet[BoxSandbox]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave nothing behind when the process ends; what it was forked from keeps its own."""
+    for sandbox in list(_open_sandboxes):
+        if sandbox.usable:
+            sandbox.close()
 
 
 def _run_once(
