@@ -22,6 +22,7 @@ _PREFIX = "agent_gym-"
 _CONTROLLERS = ("memory", "pids", "cpu")
 _PERIOD_US = 100_000
 _REMOVE_SECONDS = 5.0
+_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +130,10 @@ def find_hierarchy(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
 
 @cache
 def owner_label(pid: int | None = None) -> str:
-    """Return what names this process, or another one, for as long as the machine runs."""
+    """Return what names this process, or another one beside it, for as long as the machine runs."""
     pid = pid or os.getpid()
     started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return f"{pid}.{started}"
+    return f"{pid}.{started}.{_NAMESPACE.stat().st_ino:x}"
 
 
 def sweep(hierarchy: Hierarchy) -> int:
@@ -212,8 +213,12 @@ def _delegates(path: Path) -> bool:
 
 
 def _lives(label: str) -> bool:
+    """Return whether the owner of a label lives, as far as can be told from here: another container's does."""
+    pid, _, rest = label.partition(".")
+    if rest.rpartition(".")[2] != f"{_NAMESPACE.stat().st_ino:x}":
+        return True
     try:
-        return owner_label.__wrapped__(int(label.partition(".")[0])) == label
+        return owner_label.__wrapped__(int(pid)) == label
     except (OSError, ValueError):
         return False
 
