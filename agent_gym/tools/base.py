@@ -135,10 +135,15 @@ class Tool(ABC):
         """The parameter that a bare text goes to, as in `<search>text</search>`; None where a call needs more."""
         return text_parameter(self.parameters)
 
+    def __copy__(self) -> Self:
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
-        # What checks the arguments cannot be pickled, and is made again when it is needed; the schema that follows from
-        # it goes with it, or it would pass for one that was given.
-        derived = ("arguments", "parameters") if isinstance(vars(self).get("arguments"), Arguments) else ("arguments",)
+        # What checks the arguments cannot be pickled. It is made again when it is needed, and so is a schema that came
+        # from the signature; one that was given stays.
+        derived = _DERIVED if isinstance(vars(self).get("arguments"), Arguments) else ("arguments",)
         return {name: value for name, value in vars(self).items() if name not in derived}
 
 

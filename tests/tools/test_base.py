@@ -44,6 +44,11 @@ class PageReader(Tool):
         return self.seen[-1]
 
 
+class Doubler(Tool):
+    def run(self, count: int) -> int:
+        return 2 * count
+
+
 class Served(Tool):
     """Its parameters are known only at run time."""
 
@@ -150,6 +155,22 @@ def test_a_schema_that_is_given_is_used_and_the_types_left_to_the_tool() -> None
     assert box.call(ToolCall("served", {"city": 3})).text == '{"city":3}'
     told = box.call(ToolCall("served", {"town": 3})).text
     assert told.startswith("served was not called: city: this argument is missing; unknown argument 'town'")
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda tool: pickle.loads(pickle.dumps(tool)), lambda tool: tool.fork()],
+    ids=["copy", "deepcopy", "pickle", "fork"],
+)
+def test_a_copy_checks_its_arguments_as_the_original_does(copied: Callable[[Tool], Tool]) -> None:
+    given: Tool = Doubler()
+    assert given.parameters["required"] == ["count"]
+    twin = copied(given)
+    assert twin.arguments.check({"count": "3"}) == {"count": 3}
+    assert Toolbox([twin]).call(ToolCall("doubler", {"count": "three"})).status == "invalid"
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    served = copied(as_tool(Served(schema)))
+    assert served.parameters == schema and served.arguments.check({"city": 3}) == {"city": 3}
 
 
 def test_a_tool_without_a_schema_for_its_arguments_is_refused() -> None:
