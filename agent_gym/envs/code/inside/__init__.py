@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: sent there as text, and needing nothing but the standard library."""
