@@ -4,6 +4,7 @@ Knows nothing of how calls are written in text, of budgets or of time-outs.
 """
 
 import copy
+import inspect
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -125,7 +126,7 @@ class Tool(ABC):
     @cached_property
     def arguments(self) -> Arguments | LooseArguments:
         """What checks the arguments of a call."""
-        given = vars(self).get("parameters") or vars(type(self)).get("parameters")
+        given = vars(self).get("parameters", inspect.getattr_static(type(self), "parameters"))
         if isinstance(given, dict):
             return LooseArguments(given)
         return Arguments(self.run, self.name, read_docstring(self.run.__doc__).arguments)

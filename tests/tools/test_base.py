@@ -173,6 +173,16 @@ def test_a_copy_checks_its_arguments_as_the_original_does(copied: Callable[[Tool
     assert served.parameters == schema and served.arguments.check({"city": 3}) == {"city": 3}
 
 
+def test_a_schema_of_a_class_holds_for_its_subclasses() -> None:
+    class Weather(Served):
+        parameters = {"type": "object", "properties": {"city": {"type": "string"}}}  # noqa: RUF012
+
+    class Forecast(Weather): ...
+
+    told = Toolbox([Forecast]).call(ToolCall("forecast", {"town": 1}))
+    assert told.text.startswith("forecast was not called: unknown argument 'town'")
+
+
 def test_a_tool_without_a_schema_for_its_arguments_is_refused() -> None:
     with pytest.raises(ToolError, match="an attribute `parameters` with a JSON schema for its"):
         Toolbox([Served])
