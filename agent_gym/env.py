@@ -97,7 +97,7 @@ class TextEnv(gymnasium.Env[str, str]):
     """Distributions whose version decides what it says; a manifest records them."""
     isolate: ClassVar[bool] = False
     """Whether `agent_gym.make` runs it in a process of its own: it is not thread-safe, or can take the process down."""
-    blocking: ClassVar[bool] = False
+    blocking: bool = False
     """Whether a turn waits for another process; rollouts then take it in a thread, so that others can go on."""
 
     def __init__(self, *, max_turns: int = 50, split: str = "train", render_mode: str | None = None) -> None:

@@ -7,7 +7,7 @@ import copy
 import random
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from agent_gym.env import LazyTasks, State, Task, TextEnv
 from agent_gym.envs.host import Host
@@ -27,7 +27,7 @@ class ProcessEnv(TextEnv):
         **kwargs: Arguments of the environment.
     """
 
-    blocking: ClassVar[bool] = True
+    blocking: bool = True
 
     def __init__(self, id: str, *, call_timeout: float = 60.0, **kwargs: Any) -> None:
         self._entry_point, self._kwargs = _importable(id, kwargs)

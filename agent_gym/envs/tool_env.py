@@ -94,7 +94,7 @@ class ToolEnv(TextEnv):
             raise ConfigError(f"result_characters must be from 1 to {_LONGEST_RESULT:,}, not {result_characters}.")
         self.syntax = get_syntax(syntax)
         self.toolbox = Toolbox(tools, max_calls=max_calls, max_characters=result_characters)
-        self.blocking = type(self).blocking or self.toolbox.blocking  # type: ignore[misc]
+        self.blocking = type(self).blocking or self.toolbox.blocking
         self._show_budget = show_budget
         self._instructions = instructions
         self._answer = ""

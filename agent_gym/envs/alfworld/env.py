@@ -98,7 +98,7 @@ class AlfworldEnv(TextEnv):
         self._official = engine == "textworld"
         if self._official and not reference_installed():
             raise MissingExtraError.of("alfworld-reference", "The official ALFWorld engine")
-        self.blocking = self._official  # type: ignore[misc]
+        self.blocking = self._official
         self._host: Host | None = None
         self._games_played = 0
         self._simulator: Simulator | ReferenceSimulator | None = None

@@ -55,7 +55,7 @@ class CodeEnv(QuestionEnv[CodeTask]):
         DataError: A file cannot be read.
     """
 
-    blocking: ClassVar[bool] = True
+    blocking: bool = True
     goal: ClassVar[str] = "Write the function."
     answer_forms: ClassVar[Mapping[str, str]] = {"arpo": "<answer>\n{}\n</answer>", "react": "Final Answer: {}"}
 

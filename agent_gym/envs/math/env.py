@@ -80,7 +80,7 @@ class MathEnv(QuestionEnv[Problem]):
         chosen = [PythonTool(sandbox) if tool == _PYTHON else tool for tool in named if tool != "none"]
         super().__init__(source, chosen, split=split, **options)
         # The process that compares formulas is waited for, too.
-        self.blocking = self.blocking or data is not None  # type: ignore[misc]
+        self.blocking = self.blocking or data is not None
         self._only_numbers = data is None
         self._format_reward = format_reward
 

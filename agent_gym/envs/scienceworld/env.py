@@ -64,7 +64,7 @@ class ScienceWorldEnv(TextEnv):
 
     splits: ClassVar[tuple[str, ...]] = SPLITS
     requirements: ClassVar[tuple[str, ...]] = ("scienceworld",)
-    blocking: ClassVar[bool] = True
+    blocking: bool = True
 
     def __init__(
         self,

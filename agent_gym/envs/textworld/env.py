@@ -69,7 +69,7 @@ class TextWorldEnv(TextEnv):
     splits: ClassVar[tuple[str, ...]] = SPLITS
     task_noun: ClassVar[str] = "game"
     requirements: ClassVar[tuple[str, ...]] = ("textworld",)
-    blocking: ClassVar[bool] = True
+    blocking: bool = True
 
     def __init__(
         self,

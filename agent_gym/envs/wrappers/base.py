@@ -25,6 +25,7 @@ class TextWrapper(TextEnv):
         self.env = env
         self.splits = env.splits  # type: ignore[misc]
         self.task_noun = env.task_noun  # type: ignore[misc]
+        self.blocking = env.blocking
         self.observation_space = env.observation_space
         self.action_space = env.action_space
         self.render_mode = env.render_mode

@@ -67,7 +67,7 @@ class WithTools(TextWrapper):
             max_characters=max_characters,
             recording=Recording.at(recording, mode=mode, history=history) if recording is not None else None,
         )
-        self.blocking = env.blocking or self.toolbox.blocking  # type: ignore[misc]
+        self.blocking = env.blocking or self.toolbox.blocking
         self._tool_turns = 0
         self._last_info = Info({})
         self._over = True

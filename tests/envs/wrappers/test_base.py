@@ -16,6 +16,7 @@ from agent_gym.registry import WRAPPERS, make
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "episode-recorder": {"path": "episodes.jsonl"},
     "reward-scaling": {"scale": 2.0, "high": 1.0},
+    "tools": {"tools": ["calculator"]},
     "turn-limit": {"turns": 9},
 }
 STACK = [{"id": name, **ARGUMENTS.get(name, {})} for name in sorted(WRAPPERS) if name != "invalid-action-penalty"]
@@ -84,3 +85,10 @@ def test_an_unknown_wrapper_or_argument_is_named() -> None:
 def test_a_wrapper_of_ones_own_is_found_by_its_place() -> None:
     env = make("alfworld", size="tiny", wrappers=[{"id": "agent_gym.envs.wrappers:AdmissibleHint", "limit": 1}])
     assert env.reset(seed=0)[0].endswith(", ...")
+
+
+def test_an_environment_that_waits_for_another_process_does_so_when_wrapped() -> None:
+    inner = CountEnv()
+    inner.blocking = True
+    assert TextWrapper(TextWrapper(inner)).blocking
+    assert not TextWrapper(CountEnv()).blocking
