@@ -117,6 +117,7 @@ class Connection:
         self._turn = asyncio.Lock()
         self._lock = threading.Lock()
         self._waiting: set[Future[Any]] = set()
+        self._probes: set[asyncio.Task[bool]] = set()
         self._over = False
         ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._live, args=(ready, past), name="agent-gym-mcp", daemon=True)
@@ -182,9 +183,9 @@ class Connection:
             _open.discard(self)
             with self._lock:
                 self._over = True
-            for future in list(self._waiting):
-                with suppress(InvalidStateError):
-                    future.set_exception(Lost())
+            for future, error in [(ready, self._explained(None)), *((each, Lost()) for each in list(self._waiting))]:
+                with suppress(InvalidStateError):  # most have their result
+                    future.set_exception(error)
 
     async def _converse(self, ready: "Future[None]", past: Sequence[PastCall]) -> None:
         """Try the ways to the server until one of them works; then stay until the connection ends."""
@@ -237,7 +238,7 @@ class Connection:
     def _explained(self, cause: BaseException | None) -> BaseException:
         if isinstance(cause, ForkDiverged):
             return cause
-        why = str(cause).strip()
+        why = str(cause or "the connection ended").strip()
         if isinstance(cause, TimeoutError):
             why = f"it was not ready within {self._start_timeout:g} s"
         reasons = ", and ".join(reason for reason in (why, self.server.trouble) if reason)
@@ -259,7 +260,9 @@ class Connection:
         try:
             result = await self._client.call_tool(name, dict(arguments))
         except asyncio.CancelledError:
-            self._probe = asyncio.create_task(self._is_there())
+            probe = asyncio.create_task(self._is_there())
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
             raise
         except MCPError as error:
             if error.code == types.CONNECTION_CLOSED:
@@ -280,6 +283,8 @@ class Connection:
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 await self._client.session.list_tools()
+            return True
+        except (RuntimeError, ValueError):  # it says something, even if it makes no sense
             return True
         except MCPError as error:
             if error.code != types.CONNECTION_CLOSED:

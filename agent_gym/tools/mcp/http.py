@@ -15,6 +15,7 @@ import httpx2
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
+from agent_gym.errors import ConfigError
 from agent_gym.tools.mcp.stdio import MAX_ANSWER_BYTES
 
 if TYPE_CHECKING:
@@ -55,9 +56,16 @@ class HttpServer:
     Args:
         url: Its address.
         headers: Sent with every request.
+
+    Raises:
+        ConfigError: It is no address.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        try:
+            self._shown = str(httpx2.URL(url).copy_with(userinfo=b"", query=None))
+        except httpx2.InvalidURL as error:
+            raise ConfigError(f"The address of the tool server cannot be read ({error}): {url!r}.") from error
         self._url = url
         self._headers = dict(headers)
         self._refused: int | None = None
@@ -65,7 +73,7 @@ class HttpServer:
     @property
     def name(self) -> str:
         """Its address, without a password."""
-        return str(httpx2.URL(self._url).copy_with(userinfo=b"", query=None))
+        return self._shown
 
     @property
     def trouble(self) -> str:

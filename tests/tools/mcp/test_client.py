@@ -144,6 +144,7 @@ def test_an_episode_begins_with_what_the_server_says_by_then(things: list[str], 
         ("", {}, "it is empty"),
         ("python 'server.py", {}, "cannot be read"),
         ("python server.py", {"headers": {"a": "b"}}, "headers are for a server at an address"),
+        ("http://127.0.0.1:port/mcp", {}, "address of the tool server cannot be read"),
         ("http://127.0.0.1/mcp", {"env": {}}, "env and cwd are for a server that is started here"),
     ],
 )

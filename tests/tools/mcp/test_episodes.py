@@ -13,8 +13,7 @@ pytest.importorskip("mcp_types", reason="needs the extra mcp")
 from agent_gym.errors import ForkDiverged, WorkerError
 from agent_gym.tools.base import Tool
 from agent_gym.tools.calls import ToolCall, ToolResult
-from agent_gym.tools.episode import tools_of
-from agent_gym.tools.mcp import connection, mcp_tools
+from agent_gym.tools.mcp import connection, mcp_tools, stdio
 from agent_gym.tools.toolbox import Toolbox
 
 Ended = Callable[[int], bool]
@@ -113,8 +112,9 @@ def test_a_server_that_does_not_come_back_in_the_same_state_is_an_engine_failure
         ask(box, "get", key="a")
 
 
-def test_a_state_that_nobody_knows_is_not_forked(box: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_nobody_knows_is_not_forked(monkeypatch: pytest.MonkeyPatch, box: Toolbox) -> None:
     monkeypatch.setattr(connection, "_PROBE_SECONDS", 30.0)
+    monkeypatch.setattr(stdio, "_GRACE_SECONDS", 0.1)
     ask(box, "put", key="a", value=1)
     box.tools["freeze"].timeout = 0.2
     assert ask(box, "freeze").status == "timeout"
@@ -122,8 +122,9 @@ def test_a_state_that_nobody_knows_is_not_forked(box: Toolbox, monkeypatch: pyte
         box.fork()
 
 
-def test_a_server_that_hung_comes_back_in_the_state_before(box: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hung_comes_back_in_the_state_before(monkeypatch: pytest.MonkeyPatch, box: Toolbox) -> None:
     monkeypatch.setattr(connection, "_PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(stdio, "_GRACE_SECONDS", 0.1)
     ask(box, "put", key="a", value=1)
     box.tools["freeze"].timeout = 0.2
     assert ask(box, "freeze").status == "timeout"
@@ -141,9 +142,8 @@ def test_closed_tools_begin_again_with_a_fresh_server(box: Toolbox) -> None:
 def test_toolboxes_with_different_tools_of_a_server_are_different_episodes(tools: list[Tool]) -> None:
     named = {tool.name: tool for tool in tools}
     with Toolbox([named["get"]]) as first, Toolbox([named["put"], named["get"]]) as second:
-        for box in (first, second):
-            with tools_of(box):
-                box.setup()
+        first.setup()
+        second.setup()
         ask(second, "put", key="a", value=1)
         assert ask(second, "get", key="a").text == "1"
         assert ask(first, "get", key="a").text == "nothing"

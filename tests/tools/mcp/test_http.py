@@ -5,16 +5,18 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 pytest.importorskip("mcp_types", reason="needs the extra mcp")
 
+from mcp.shared import jsonrpc_dispatcher
+
 from agent_gym.errors import ToolError, WorkerError
 from agent_gym.tools.calls import ToolCall, ToolResult
-from agent_gym.tools.mcp import connection, mcp_tools
+from agent_gym.tools.mcp import connection, http, mcp_tools
 from agent_gym.tools.toolbox import Toolbox
 
 Serving = Callable[..., tuple[str, "subprocess.Popen[str]"]]
@@ -22,6 +24,15 @@ Serving = Callable[..., tuple[str, "subprocess.Popen[str]"]]
 
 def ask(box: Toolbox, name: str, **arguments: Any) -> ToolResult:
     return box.call(ToolCall(name, arguments))
+
+
+@pytest.fixture(scope="module")
+def standing(things: list[str]) -> Iterator[str]:
+    """The address of a server that stays."""
+    with subprocess.Popen([*things, "http"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/mcp"
+        process.kill()
 
 
 @pytest.mark.parametrize("kind", ["http", "sse"])
@@ -38,9 +49,8 @@ def test_a_server_at_an_address_is_used_like_any_other(serving: Serving, kind: s
     assert process.poll() is None
 
 
-def test_a_long_answer_is_an_error_and_the_connection_stays(serving: Serving) -> None:
-    url, _ = serving("http")
-    with Toolbox(mcp_tools(url)) as box:
+def test_a_long_answer_is_an_error_and_the_connection_stays(standing: str) -> None:
+    with Toolbox(mcp_tools(standing)) as box:
         assert ask(box, "long", size=17 * 1024 * 1024).status == "error"
         assert ask(box, "long", size=2_000_000).text.startswith("xxx")
 
@@ -84,24 +94,28 @@ def test_a_server_that_hangs_is_an_engine_failure_where_it_is_not_ours_to_start(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "_PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(http, "_FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(jsonrpc_dispatcher, "_ABANDON_WRITE_TIMEOUT", 0.1)
     url, process = serving("http")
-    with Toolbox(mcp_tools(url, start_timeout=1.0)) as box:
+    with Toolbox(mcp_tools(url)) as box:
         assert ask(box, "pid").ok
+        link = box.tools["pid"]._link  # type: ignore[attr-defined]
         process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(link, "_start_timeout", 0.2)
         box.tools["pid"].timeout = 0.2
         assert ask(box, "pid").status == "timeout"
         box.tools["pid"].timeout = 60
-        with pytest.raises(WorkerError, match="not ready within 1 s"):
+        with pytest.raises(WorkerError, match=r"not ready within 0\.2 s"):
             ask(box, "pid")
+        monkeypatch.undo()
         process.send_signal(signal.SIGCONT)
         assert ask(box, "pid").ok
 
 
-def test_each_episode_may_have_a_session_of_its_own(serving: Serving) -> None:
-    url, process = serving("http")
-    tools = mcp_tools(url, per_episode=True)
+def test_each_episode_may_have_a_session_of_its_own(standing: str) -> None:
+    tools = mcp_tools(standing, per_episode=True)
     with Toolbox(tools) as first, Toolbox(tools) as second:
-        assert ask(first, "pid").text == ask(second, "pid").text == str(process.pid)
+        assert ask(first, "pid").text == ask(second, "pid").text
         links = [box.tools["pid"]._link for box in (first, second)]  # type: ignore[attr-defined]
         assert links[0] is not links[1]
 
@@ -113,10 +127,9 @@ def test_an_address_where_nothing_is_is_an_error() -> None:
         mcp_tools(url)
 
 
-def test_a_place_where_something_else_is_is_an_error(serving: Serving) -> None:
-    url, _ = serving("http")
+def test_a_place_where_something_else_is_is_an_error(standing: str) -> None:
     with pytest.raises(ToolError, match="it answered 404 Not Found"):
-        mcp_tools(url.replace("/mcp", "/nowhere"))
+        mcp_tools(standing.replace("/mcp", "/nowhere"))
 
 
 def test_a_password_in_an_address_is_not_shown() -> None:

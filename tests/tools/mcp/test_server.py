@@ -8,7 +8,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,6 @@ else:
     serve_http(server, http, 0, token=token, announce=lambda url: print("at", url, flush=True))
 """
 
-Serve = Callable[..., str]
-
 
 def command(*, http: str | None = None, token: str | None = None, tools: list[str] = TOOLS) -> list[str]:
     return [sys.executable, "-c", PROGRAM.format(tools=tools, http=http, token=token)]
@@ -49,34 +48,35 @@ def ask(box: Toolbox, name: str, **arguments: Any) -> ToolResult:
     return box.call(ToolCall(name, arguments))
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Serve over HTTP; return the address."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(token: str | None = None) -> str:
-        process = subprocess.Popen(
-            command(http="127.0.0.1", token=token),
-            cwd=HERE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={"CLOSED_FILE": str(tmp_path / "closed")},
-        )
-        started.append(process)
+@contextmanager
+def served(token: str | None = None, **env: str) -> Iterator[str]:
+    """Serve over HTTP; the address is given."""
+    with subprocess.Popen(
+        command(http="127.0.0.1", token=token), cwd=HERE, stdout=subprocess.PIPE, text=True, env=env
+    ) as process:
         assert process.stdout is not None
-        return next(line.split()[1] for line in process.stdout if line.startswith("at "))
-
-    yield start
-    for process in started:
+        yield next(line.split()[1] for line in process.stdout if line.startswith("at "))
         process.terminate()
-        process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def open_url() -> Iterator[str]:
+    with served() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def guarded_url() -> Iterator[str]:
+    """The address of a server that wants a token."""
+    with served("geheim") as url:
+        yield url
 
 
 @pytest.fixture(params=["stdio", "http"])
 def tools(request: pytest.FixtureRequest) -> list[Any]:
     if request.param == "stdio":
         return mcp_tools(command(), cwd=HERE, per_episode=True)
-    return mcp_tools(request.getfixturevalue("serve")(), per_episode=True)
+    return mcp_tools(request.getfixturevalue("open_url"), per_episode=True)
 
 
 def test_tools_are_the_same_at_the_other_end(tools: list[Any]) -> None:
@@ -101,32 +101,33 @@ def test_tools_are_the_same_at_the_other_end(tools: list[Any]) -> None:
             assert [ask(box, "counter").text for box in (twin, first, twin)] == ["3", "3", "4"]
 
 
-def test_a_session_that_ends_closes_its_tools(serve: Serve, tmp_path: Path) -> None:
+def test_a_session_that_ends_closes_its_tools(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "closed")
     told = os.open(tmp_path / "closed", os.O_RDWR)
-    with Toolbox(mcp_tools(serve(), per_episode=True)) as box:
-        ask(box, "counter", by=5)
-        assert select.select([told], [], [], 0)[0] == []
-    assert select.select([told], [], [], 60)[0] == [told]
+    with served(CLOSED_FILE=str(tmp_path / "closed")) as url:
+        with Toolbox(mcp_tools(url, per_episode=True)) as box:
+            ask(box, "counter", by=5)
+            assert select.select([told], [], [], 0)[0] == []
+        assert select.select([told], [], [], 60)[0] == [told]
     assert os.read(told, 100) == b"5\n"
     os.close(told)
 
 
-def test_the_client_of_the_package_finds_a_session_by_itself(serve: Serve) -> None:
+def test_the_client_of_the_package_finds_a_session_by_itself(open_url: str) -> None:
     async def count(server: Any) -> list[str]:
         async with Client(server) as client:
             assert client.server_info is not None and client.server_info.name == "ours"
             answers = [await client.call_tool("counter", {}) for _ in range(2)]
         return [part.text for answer in answers for part in answer.content if isinstance(part, types.TextContent)]
 
-    assert asyncio.run(count(serve())) == ["1", "2"]
+    assert asyncio.run(count(open_url)) == ["1", "2"]
     parameters = StdioServerParameters(command=sys.executable, args=command()[1:], cwd=HERE)
     assert asyncio.run(count(parameters)) == ["1", "2"]
 
 
-def test_a_client_that_wants_no_session_is_told_so(serve: Serve) -> None:
+def test_a_client_that_wants_no_session_is_told_so(open_url: str) -> None:
     async def call() -> None:
-        async with Client(serve(), mode="2026-07-28") as client:
+        async with Client(open_url, mode="2026-07-28") as client:
             await client.call_tool("counter", {})
 
     with pytest.raises(BaseException) as caught:
@@ -171,8 +172,7 @@ def test_what_is_no_tool_is_refused_before_anything_is_served() -> None:
 
 
 @pytest.mark.parametrize(("given", "status"), [(None, 401), ("Bearer wrong", 401), ("Bearer geheim", 200)])
-def test_a_token_keeps_others_out(serve: Serve, given: str | None, status: int) -> None:
-    url = serve(token="geheim")
+def test_a_token_keeps_others_out(guarded_url: str, given: str | None, status: int) -> None:
     body = {
         "jsonrpc": "2.0",
         "id": 1,
@@ -180,7 +180,7 @@ def test_a_token_keeps_others_out(serve: Serve, given: str | None, status: int) 
         "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}},
     }
     headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    request = urllib.request.Request(guarded_url, json.dumps(body).encode(), headers)
     if given is not None:
         request.add_header("Authorization", given)
     try:
@@ -191,13 +191,13 @@ def test_a_token_keeps_others_out(serve: Serve, given: str | None, status: int) 
         error.close()
 
 
-def test_the_client_sends_the_token(serve: Serve) -> None:
-    with Toolbox(mcp_tools(serve(token="geheim"), headers={"Authorization": "Bearer geheim"})) as box:
+def test_the_client_sends_the_token(guarded_url: str) -> None:
+    with Toolbox(mcp_tools(guarded_url, headers={"Authorization": "Bearer geheim"})) as box:
         assert ask(box, "lookup", word="abc").text == "cba"
 
 
-def test_a_page_in_a_browser_cannot_use_the_tools(serve: Serve) -> None:
-    request = urllib.request.Request(serve(), b"{}", {"Host": "evil.example", "Content-Type": "application/json"})
+def test_a_page_in_a_browser_cannot_use_the_tools(open_url: str) -> None:
+    request = urllib.request.Request(open_url, b"{}", {"Host": "evil.example", "Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=60)
     assert caught.value.code == 421
