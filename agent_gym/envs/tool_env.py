@@ -68,7 +68,6 @@ class ToolEnv(TextEnv):
         ConfigError: A limit is out of range.
     """
 
-    goal: ClassVar[str] = "Answer the question."
     answer_form: ClassVar[str] = "<answer>{}</answer>"
     """How an answer is written."""
     answer_forms: ClassVar[Mapping[str, str]] = {
@@ -97,6 +96,7 @@ class ToolEnv(TextEnv):
         self.blocking = type(self).blocking or self.toolbox.blocking
         self._show_budget = show_budget
         self._instructions = instructions
+        self._goal = ""
         self._answer = ""
 
     # -- what a subclass writes ------------------------------------------------------------------------------------
@@ -155,7 +155,8 @@ class ToolEnv(TextEnv):
     def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
         self._answer = ""
         self.toolbox.setup()
-        parts = [self._ask(task, rng)]
+        self._goal = self._ask(task, rng)
+        parts = [self._goal]
         if self._instructions:
             told = self.syntax.instructions(self.toolbox) if self.toolbox.names else ""
             parts = [part for part in (told, self._how_to_answer()) if part] + parts
@@ -211,7 +212,7 @@ class ToolEnv(TextEnv):
         else:
             reward = self._unanswered() if self.turn >= self.max_turns else 0.0
         return State(
-            goal=self.goal,
+            goal=self._goal,
             reward=reward,
             terminated=grade is not None,
             success=grade is not None and grade.score >= 1,

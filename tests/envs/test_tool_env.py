@@ -107,7 +107,8 @@ def test_every_syntax_conforms(syntax: str) -> None:
 
 
 def test_the_first_observation_tells_how_to_call_and_ends_with_the_question() -> None:
-    observation, _ = Doubling().reset(seed=0, options={"task": "double 1"})
+    observation, info = Doubling().reset(seed=0, options={"task": "double 1"})
+    assert info["goal"] == "What is twice 1?"
     assert '"name": "double"' in observation and "<answer>answer</answer>" in observation
     assert observation.endswith("\n\nWhat is twice 1?")
     bare, _ = Doubling(instructions=False).reset(seed=0, options={"task": "double 1"})

@@ -56,7 +56,6 @@ class CodeEnv(QuestionEnv[CodeTask]):
     """
 
     blocking: bool = True
-    goal: ClassVar[str] = "Write the function."
     answer_forms: ClassVar[Mapping[str, str]] = {"arpo": "<answer>\n{}\n</answer>", "react": "Final Answer: {}"}
 
     def __init__(

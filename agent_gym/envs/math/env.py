@@ -50,7 +50,6 @@ class MathEnv(QuestionEnv[Problem]):
         DataError: A file cannot be read.
     """
 
-    goal: ClassVar[str] = "Solve the problem."
     task_noun: ClassVar[str] = "problem"
     answer_form: ClassVar[str] = "\\boxed{{{}}}"
 
