@@ -46,8 +46,7 @@ def _humaneval(row: Row) -> CodeTask:
     return CodeTask(
         statement=f"Complete this Python function, and answer with the whole function:\n{prompt.strip()}",
         function=function,
-        # Without a solution the prompt alone still defines the helpers that tests may use.
-        solution=prompt + (canonical or "    pass\n"),
+        solution=prompt + canonical if canonical else "",
         check=(f"{row['test']}\n\ncheck({function})\n",),
         preamble=before,
         prompt=prompt,
@@ -64,7 +63,7 @@ def _mbpp(row: Row, shown_tests: int) -> CodeTask:
     return CodeTask(
         statement=f"{text}\nIt must pass tests such as:\n{shown}" if shown else text,
         function=_function_under_test(tests, solution),
-        solution=f"{setup}\n{solution}",
+        solution=f"{setup}\n{solution}" if solution else "",
         check=tuple(f"{setup}\n{test}\n" for test in tests),
     )
 

@@ -220,9 +220,27 @@ def test_calls_that_depend_on_what_the_program_gives_are_made_as_well(judge: Jud
     assert not judge.judge(task, "def solve(x):\n    return x\n").solved
 
 
-def test_a_task_without_a_solution_is_judged_by_what_its_tests_ask_for(judge: Judge) -> None:
+def test_a_task_without_a_solution_is_judged_by_what_its_tests_ask_for(process_sandbox: Any) -> None:
+    judge = Judge(lambda: process_sandbox)
     task = CodeTask("", "solve", "", check=("assert solve(1) == 2", "assert solve(2) == 4"))
     assert judge.judge(task, DOUBLE.solution) == Verdict(2, 2)
+    row = {**read_rows(GOLDEN / "humaneval.jsonl")[1], "canonical_solution": None}
+    _, task = read_task(row)
+    assert task.solution == "" and task.check[0].count("assert") == 5
+    assert judge.judge(task, HUMANEVAL["HumanEval/8"].solution).solved
+    assert not judge.judge(task, "def sum_product(numbers):\n    return sum(numbers), 1\n").solved
+
+
+def test_tests_that_ask_for_ever_more_calls_are_no_verdict(
+    process_sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_gym.envs.code.verdict._ROUNDS", 3)
+    judge = Judge(lambda: process_sandbox)
+    check = ("x = 0\nwhile solve(x) < 100:\n    x += 1",)
+    slow = "def solve(x):\n    return x\n"
+    with pytest.raises(DataError, match="ask for ever more calls"):
+        judge.judge(CodeTask("", "solve", "", check=check), slow)
+    assert judge.judge(CodeTask("", "solve", "def solve(x):\n    return 100\n", check=check), slow) == Verdict(0, 1)
 
 
 def test_tests_may_expect_errors(judge: Judge) -> None:
