@@ -5,11 +5,10 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from agent_gym.envs.search_qa.relations import RELATIONS
-from agent_gym.envs.search_qa.world import World, make_world
+from agent_gym.envs.search_qa.world import World
 
 _SHARE: Final = 0.1
 """Comparisons for each question that is a chain."""
@@ -54,16 +53,13 @@ COMPARISONS: Final = (
 )
 
 
-@lru_cache(maxsize=8)
-def ask_all(split: str, seed: int, people: int, hops: tuple[int, ...]) -> tuple[Asked, ...]:
-    """Return the questions about the world of a split that take so many hops, in an order that mixes them."""
-    world = make_world(split, seed, people)
-    rng = random.Random(f"{seed}/{split}/questions")
+def ask_all(world: World, hops: Sequence[int], rng: random.Random) -> list[Asked]:
+    """Return the questions about a world that take so many hops, in an order that mixes them."""
     asked = [question for count in hops for question in _chains(world, count)]
     if 2 in hops:
         asked += _comparisons(world, int(_SHARE * len(asked)), rng)
     rng.shuffle(asked)
-    return tuple({question.text: question for question in asked}.values())
+    return list({question.text: question for question in asked}.values())
 
 
 def _chains(world: World, hops: int) -> Iterator[Asked]:
@@ -94,9 +90,8 @@ def follow(world: World, chain: Chain) -> str | None:
     return seen[-1] if len(set(seen)) == len(seen) else None
 
 
-def lookups(split: str, seed: int, people: int, asked: Asked) -> tuple[str, ...]:
+def lookups(world: World, asked: Asked) -> tuple[str, ...]:
     """Return the things on whose pages the facts stand that a question takes, in order."""
-    world = make_world(split, seed, people)
     names = []
     for chain in asked.chains:
         subject = chain.start

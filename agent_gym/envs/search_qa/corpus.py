@@ -1,29 +1,26 @@
 """What the agent searches: pages of the generated worlds, pages that came with the questions, a file, or an engine."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
-from agent_gym.envs.questions.sources import SPLITS
 from agent_gym.envs.search_qa.loading import Question
-from agent_gym.envs.search_qa.world import make_world
+from agent_gym.envs.search_qa.world import World
 from agent_gym.errors import ConfigError
 from agent_gym.tools.base import Tool
 from agent_gym.tools.browse import BrowseTool, CorpusPages
 from agent_gym.tools.search import Document, LocalIndex, SearchBackend, SearchTool, open_backend
 from agent_gym.tools.search.apis import ENGINES
+from agent_gym.tools.toolbox import Toolbox
 
 Corpus = SearchBackend | Path | str
 
 
-@lru_cache(maxsize=4)
-def world_index(seed: int, people: int) -> LocalIndex:
-    """Return the index of the pages of a world, those of all splits together.
+def world_index(world: World) -> LocalIndex:
+    """Return the index of the pages of a world.
 
     A page is opened by its subject's name, which is its whole address: what a search shows of it stays short.
     """
-    pages = (page for split in SPLITS for page in make_world(split, seed, people).pages)
-    return LocalIndex.build(Document(id=page.title, text=page.text) for page in pages)
+    return LocalIndex.build(Document(id=page.title, text=page.text) for page in world.pages)
 
 
 def context_index(questions: Iterable[Question]) -> LocalIndex:
@@ -70,3 +67,12 @@ def corpus_tools(backend: SearchBackend, *, hits: int, hit_characters: int, page
             # All is in memory: a thread for each call would only cost.
             tool.blocking = False
     return tools
+
+
+def search_instead(toolbox: Toolbox, index: LocalIndex) -> None:
+    """Let the tools of `corpus_tools` search and read another corpus from now on."""
+    for tool in toolbox.tools.values():
+        if isinstance(tool, SearchTool):
+            tool.backend = index
+        elif isinstance(tool, BrowseTool):
+            tool.pages = CorpusPages(index)

@@ -6,25 +6,29 @@ al., "Measuring and Narrowing the Compositionality Gap" (Bamboogle), 2023; Wei e
 """
 
 import random
+import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from agent_gym.env import State
-from agent_gym.envs.questions import Generated, Loaded, Source, exact_match, f1_score
+from agent_gym.env import State, Task
+from agent_gym.envs.questions import Loaded, Source, exact_match, f1_score
 from agent_gym.envs.questions.env import QuestionEnv
 from agent_gym.envs.questions.sources import Data
-from agent_gym.envs.search_qa.asking import ask_all, lookups, understand
-from agent_gym.envs.search_qa.corpus import Corpus, context_index, corpus_tools, open_corpus, world_index
+from agent_gym.envs.search_qa.asking import understand
+from agent_gym.envs.search_qa.corpus import Corpus, context_index, corpus_tools, open_corpus, search_instead
 from agent_gym.envs.search_qa.demonstrator import find_out
+from agent_gym.envs.search_qa.generated import Worlds
 from agent_gym.envs.search_qa.loading import KNOWN, Question, read_question
 from agent_gym.envs.search_qa.reward import BROKEN_FORMAT, arpo_reward, format_problem
+from agent_gym.envs.search_qa.world import MOST_PEOPLE
 from agent_gym.envs.tool_env import AnyTool, Grade
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.tools.calls import ToolCall
+from agent_gym.tools.search import LocalIndex, SearchBackend
 
 REWARDS: Final = ("exact_match", "f1", "arpo")
-_MOST_PEOPLE: Final = 240
+_ASKED: Final = re.compile(r"^Question: (.+)$", re.MULTILINE)
 
 
 class SearchQAEnv(QuestionEnv[Question]):
@@ -42,7 +46,9 @@ class SearchQAEnv(QuestionEnv[Question]):
         reward: "exact_match", "f1", or "arpo" (with the syntax "arpo"; see `reward.arpo_reward`).
         split: "train", "valid" or "test".
         hops: How many facts generated questions take: some of 1, 2 and 3.
-        world_seed: Another seed is another world.
+        world_seed: Another seed gives other worlds.
+        worlds: How many generated worlds a split has. The same question has another answer in each, so that a
+            model that could learn one world by heart must read.
         people: How many people a generated world has, from 20 to 240; its other things go with that.
         hits: Results that a search shows.
         hit_characters: Longest text that is shown of a result.
@@ -70,7 +76,8 @@ class SearchQAEnv(QuestionEnv[Question]):
         split: str = "train",
         hops: int | Sequence[int] = (1, 2, 3),
         world_seed: int = 0,
-        people: int = _MOST_PEOPLE,
+        worlds: int = 1,
+        people: int = MOST_PEOPLE,
         hits: int = 3,
         hit_characters: int = 200,
         page_characters: int = 1000,
@@ -84,15 +91,20 @@ class SearchQAEnv(QuestionEnv[Question]):
         if reward == "arpo" and syntax != "arpo":
             raise ConfigError('The reward "arpo" checks a format that only the syntax "arpo" has: set syntax="arpo".')
         source: Source[Question]
+        self._worlds: Worlds | None = None
+        if data is None and corpus is not None:
+            raise ConfigError("A corpus is searched for data of your own: give data, too.")
         if data is None:
-            source = _generated(world_seed, people, _hops(hops))
-            backend = world_index(world_seed, people) if corpus is None else open_corpus(corpus, index_folder)
+            chosen = (hops,) if isinstance(hops, int) else tuple(sorted(set(hops)))
+            self._worlds = Worlds(world_seed, people, chosen, worlds)
+            source = self._worlds.questions()
+            # Each episode puts the pages of its world there.
+            backend: SearchBackend = LocalIndex.build([])
         else:
             source = loaded = Loaded(data, split=split, known=KNOWN, read=read_question)
             backend = context_index(loaded.questions()) if corpus is None else open_corpus(corpus, index_folder)
         own = corpus_tools(backend, hits=hits, hit_characters=hit_characters, page_characters=page_characters)
         super().__init__(source, [*own, *tools], split=split, syntax=syntax, **options)
-        self._generated = data is None
         self._corpus_file = Path(corpus) if isinstance(corpus, str | Path) and Path(corpus).is_file() else None
         self._reward = reward
         self._action = ""
@@ -107,13 +119,19 @@ class SearchQAEnv(QuestionEnv[Question]):
 
     def demonstrate(self, observation: str, rng: random.Random) -> Generator[str, str, object] | None:
         """Return a policy that searches and reads, and knows no more than what it has read."""
-        asked = understand(self._asked().text) if self._generated else None
+        question = _ASKED.findall(observation) if self._worlds is not None else []
+        asked = understand(question[-1]) if question else None
         return super().demonstrate(observation, rng) if asked is None else find_out(asked, self)
 
     def data_files(self) -> Mapping[str, Path]:
         """Return the files of the questions and of the corpus."""
         corpus = {"corpus": self._corpus_file} if self._corpus_file is not None else {}
         return {**super().data_files(), **corpus}
+
+    def _ask(self, task: Task, rng: random.Random) -> str:
+        if self._worlds is not None:
+            search_instead(self.toolbox, self._worlds.index(task))
+        return super()._ask(task, rng)
 
     def _worded(self, question: Question) -> str:
         return f"Question: {question.text}"
@@ -134,21 +152,3 @@ class SearchQAEnv(QuestionEnv[Question]):
 
     def _unanswered(self) -> float:
         return BROKEN_FORMAT if self._reward == "arpo" else 0.0
-
-
-def _generated(seed: int, people: int, hops: tuple[int, ...]) -> Generated[Question]:
-    if not 20 <= people <= _MOST_PEOPLE:
-        raise ConfigError(f"people must be from 20 to {_MOST_PEOPLE}, not {people}.")
-
-    def make(split: str, index: int) -> Question:
-        asked = ask_all(split, seed, people, hops)[index]
-        return Question(asked.text, (asked.answer,), lookups=lookups(split, seed, people, asked))
-
-    return Generated(make, lambda split: len(ask_all(split, seed, people, hops)))
-
-
-def _hops(hops: int | Sequence[int]) -> tuple[int, ...]:
-    wanted = (hops,) if isinstance(hops, int) else tuple(sorted(set(hops)))
-    if not wanted or not set(wanted) <= {1, 2, 3}:
-        raise ConfigError(f"hops must be some of 1, 2 and 3, not {hops}.")
-    return wanted

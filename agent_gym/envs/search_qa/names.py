@@ -72,25 +72,26 @@ _PROVINCE: Final = (
 
 
 class Names:
-    """Names for one split of a world.
+    """Names for one world.
 
     Args:
-        seed: Decides which names the split gets.
+        seed: Decides which names a split gets.
         part: Which split, from 0.
         parts: How many splits there are.
+        number: Which of the worlds of that split, which choose from the same names.
     """
 
-    def __init__(self, seed: int, part: int, parts: int) -> None:
-        self._seed, self._part, self._parts = seed, part, parts
+    def __init__(self, seed: int, part: int, parts: int, number: int = 0) -> None:
+        self._seed, self._part, self._parts, self._number = seed, part, parts, number
 
     def families(self) -> list[str]:
-        """Return all family names of the split."""
+        """Return all family names."""
         return self._share(_joined(_FAMILY), "family")
 
     def people(self, count: int) -> list[str]:
         """Return names of people; several share a family name, as people do."""
         full = [f"{given} {family}" for family in self.families() for given in (*_WOMEN, *_MEN)]
-        random.Random(f"{self._seed}/{self._part}/people").shuffle(full)
+        random.Random(f"{self._seed}/{self._part}/people/{self._number}").shuffle(full)
         return _first(full, count, "people")
 
     def towns(self, count: int) -> list[str]:
@@ -114,10 +115,12 @@ class Names:
         return _first(self._share(_joined(_PROVINCE), "province"), count, "provinces")
 
     def _share(self, names: Iterator[str], kind: str) -> list[str]:
-        """Return this split's part of all names of a kind."""
+        """Return the split's part of all names of a kind, in the world's own order."""
         shuffled = list(names)
         random.Random(f"{self._seed}/{kind}").shuffle(shuffled)
-        return shuffled[self._part :: self._parts]
+        part = shuffled[self._part :: self._parts]
+        random.Random(f"{self._seed}/{kind}/{self._number}").shuffle(part)
+        return part
 
 
 def pronoun(person: str) -> str:

@@ -9,6 +9,8 @@ from agent_gym.envs.questions.sources import SPLITS
 from agent_gym.envs.search_qa.names import Names, pronoun
 from agent_gym.envs.search_qa.relations import ASIDES, BEGINNINGS, RELATIONS
 
+MOST_PEOPLE: Final = 240
+"""For more there are not enough titles of books."""
 _YEARS: Final = {"birth year": (1900, 1969), "published": (1970, 2019), "established": (1930, 2009)}
 _ASIDE: Final = 0.5
 """How often a page has a sentence that is beside the point."""
@@ -38,16 +40,17 @@ class World:
     pages: tuple[Page, ...]
 
 
-@lru_cache(maxsize=8)
-def make_world(split: str, seed: int = 0, people: int = 240) -> World:
-    """Return the world of a split; the splits of a seed share no name but those of years.
+@lru_cache(maxsize=64)
+def make_world(split: str, seed: int = 0, people: int = MOST_PEOPLE, number: int = 0) -> World:
+    """Return a world of a split; the splits of a seed share no name.
 
     Args:
         split: "train", "valid" or "test".
         seed: Another seed is another world.
-        people: How many people there are; there are as many books, and fewer towns and companies. At most 240.
+        people: How many people there are, at most 240; there are as many books, and fewer towns and companies.
+        number: Which of the worlds of the split; they share names, and other things hold in each.
     """
-    names = Names(seed, SPLITS.index(split), len(SPLITS))
+    names = Names(seed, SPLITS.index(split), len(SPLITS), number)
     things = {
         "person": tuple(names.people(people)),
         "book": tuple(names.books(people)),
@@ -55,7 +58,7 @@ def make_world(split: str, seed: int = 0, people: int = 240) -> World:
         "town": tuple(names.towns(max(2, people // 4))),
     }
     values = {**things, "river": tuple(names.rivers(20)), "province": tuple(names.provinces(20))}
-    rng = random.Random(f"{seed}/{split}/facts")
+    rng = random.Random(f"{seed}/{split}/{number}/facts")
     facts = {}
     for relation in RELATIONS.values():
         for subject in things[relation.subject]:

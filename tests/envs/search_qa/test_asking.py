@@ -1,5 +1,6 @@
 """Questions about a generated world: one answer each, worked out from the facts; and their words understood again."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from agent_gym.envs.search_qa.asking import COMPARISONS, Chain, Understood, ask_all, follow, lookups, understand
 from agent_gym.envs.search_qa.world import make_world
 
-ALL = ask_all("train", 0, 240, (1, 2, 3))
+WORLD = make_world("train")
+ALL = ask_all(WORLD, (1, 2, 3), random.Random(0))
 
 
 def test_there_are_thousands_of_every_length_and_no_question_twice() -> None:
@@ -17,26 +19,25 @@ def test_there_are_thousands_of_every_length_and_no_question_twice() -> None:
 
 
 def test_the_answer_is_where_the_chain_leads() -> None:
-    facts = make_world("train").facts
+    facts = WORLD.facts
     question = next(q for q in ALL if q.chains[0].relations == ("author", "employer", "founder"))
     book = question.chains[0].start
     assert question.text == f"Who founded the company that employs the author of {book}?"
     author = facts["author", book]
     company = facts["employer", author]
     assert question.answer == facts["founder", company]
-    assert lookups("train", 0, 240, question) == (book, author, company)
+    assert lookups(WORLD, question) == (book, author, company)
 
 
 def test_no_chain_comes_back_to_where_it_has_been() -> None:
-    world = make_world("train")
     for question in ALL:
         for chain in question.chains:
-            end = follow(world, chain)
+            end = follow(WORLD, chain)
             assert end is not None and end != chain.start and end not in question.text.split("?")[0].split(), question
 
 
 def test_comparisons_are_answered_by_what_holds() -> None:
-    facts = make_world("train").facts
+    facts = WORLD.facts
     answers = Counter()
     for question in ALL:
         if len(question.chains) == 2:
@@ -68,5 +69,5 @@ def test_other_questions_are_not_understood(text: str) -> None:
 
 
 def test_the_number_of_hops_can_be_chosen() -> None:
-    assert {question.hops for question in ask_all("valid", 0, 240, (1,))} == {1}
-    assert {question.hops for question in ask_all("valid", 0, 240, (2, 3))} == {2, 3}
+    assert {question.hops for question in ask_all(WORLD, (1,), random.Random(0))} == {1}
+    assert {question.hops for question in ask_all(WORLD, (2, 3), random.Random(0))} == {2, 3}

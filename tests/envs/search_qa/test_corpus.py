@@ -5,17 +5,31 @@ from pathlib import Path
 
 import pytest
 
-from agent_gym.envs.search_qa.corpus import context_index, corpus_tools, open_corpus, world_index
+from agent_gym.envs.search_qa.corpus import context_index, corpus_tools, open_corpus, search_instead, world_index
 from agent_gym.envs.search_qa.loading import Question
+from agent_gym.envs.search_qa.world import make_world
 from agent_gym.errors import ConfigError, DataError
-from agent_gym.tools.search import Hit, LocalIndex
+from agent_gym.tools.calls import ToolCall
+from agent_gym.tools.search import Document, Hit, LocalIndex
+from agent_gym.tools.toolbox import Toolbox
+
+INDEX = world_index(make_world("train", 0, 20))
 
 
-def test_the_world_of_every_split_is_found_by_its_names() -> None:
-    index = world_index(0, 20)
-    assert len(index) == 3 * (20 + 20 + 3 + 5)
-    document = index.document(0)
-    assert index.search(document.id, 1)[0].url == document.id and index.get(document.id) == document
+def test_the_pages_of_a_world_are_found_by_their_names() -> None:
+    assert len(INDEX) == 20 + 20 + 3 + 5
+    document = INDEX.document(0)
+    assert INDEX.search(document.id, 1)[0].url == document.id and INDEX.get(document.id) == document
+
+
+def test_tools_can_be_given_another_corpus() -> None:
+    toolbox = Toolbox(corpus_tools(INDEX, hits=1, hit_characters=100, page_characters=100))
+    twin = toolbox.fork()
+    other = LocalIndex.build([Document(id="Rome", text="The capital of Italy.")])
+    search_instead(toolbox, other)
+    calls = [ToolCall("search", {"query": "capital"}), ToolCall("browse", {"url": "Rome"})]
+    assert all("The capital of Italy." in toolbox.call(call).text for call in calls)
+    assert not any("The capital of Italy." in twin.call(call).text for call in calls)
 
 
 def test_pages_that_came_with_questions_are_found_once_each() -> None:
@@ -52,7 +66,7 @@ class Oracle:
 def test_only_a_corpus_with_pages_can_be_read() -> None:
     names = [tool.name for tool in corpus_tools(Oracle(), hits=1, hit_characters=10, page_characters=100)]
     assert names == ["search"]
-    tools = corpus_tools(world_index(0, 20), hits=1, hit_characters=10, page_characters=100)
+    tools = corpus_tools(INDEX, hits=1, hit_characters=10, page_characters=100)
     assert [tool.name for tool in tools] == ["search", "browse"] and not any(tool.blocking for tool in tools)
 
 

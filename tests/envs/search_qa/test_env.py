@@ -42,7 +42,7 @@ def play(env: SearchQAEnv, *actions: str, **reset: Any) -> tuple[str, float, dic
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"syntax": "arpo", "reward": "arpo"}, {"hops": 1, "people": 20, "instructions": False}]
+    "options", [{}, {"syntax": "arpo", "reward": "arpo"}, {"hops": 1, "people": 20, "worlds": 7, "instructions": False}]
 )
 def test_it_conforms(options: dict[str, Any]) -> None:
     found = {check.name: check.detail for check in conform(lambda: SearchQAEnv(**options)) if not check.passed}
@@ -126,6 +126,18 @@ def test_the_reward_of_arpo_after_a_fork_is_that_of_the_fork(data: Path) -> None
     assert env.step(env.write_answer("Tiber"))[1] == 1.0
 
 
+def test_a_fork_stays_in_its_world_when_its_parent_goes_to_another() -> None:
+    env = SearchQAEnv(worlds=2, people=20)
+    env.reset(options={"task": "train/0"})
+    child = env.fork()
+    solution = list(child.expert() or ())
+    env.reset(options={"task": "valid/1"})
+    for action in solution:
+        *_, info = child.step(action)
+    assert info["success"] and info["task_id"] == "train/0"
+    assert f"1. {child._asked().lookups[0]}\n" in child._history[1][1]
+
+
 def test_anything_that_searches_is_a_corpus(data: Path) -> None:
     class Oracle:
         def search(self, query: str, count: int) -> list[Hit]:
@@ -144,6 +156,9 @@ def test_anything_that_searches_is_a_corpus(data: Path) -> None:
         ({"hops": 4}, ConfigError, "hops must be some of 1, 2 and 3"),
         ({"hops": []}, ConfigError, "hops must be some of 1, 2 and 3"),
         ({"people": 10}, ConfigError, "people must be from 20 to 240"),
+        ({"worlds": 0}, ConfigError, "worlds must be at least 1"),
+        ({"split": "dev"}, UnknownIdError, "Unknown split 'dev'"),
+        ({"corpus": "docs.jsonl"}, ConfigError, "give data, too"),
         ({"data": "hotpot"}, UnknownIdError, "did you mean 'hotpotqa'"),
     ],
 )

@@ -26,6 +26,15 @@ def test_the_seed_decides_the_names() -> None:
     assert Names(1, 0, 3).people(50) == Names(1, 0, 3).people(50) != Names(2, 0, 3).people(50)
 
 
+def test_worlds_of_a_split_choose_from_the_same_names() -> None:
+    one, two = Names(0, 0, 3, 0), Names(0, 0, 3, 1)
+    assert set(one.towns(60)) & set(two.towns(60)) and one.towns(20) != two.towns(20)
+    other_split = Names(0, 1, 3, 5)
+    assert not set(one.towns(60)) & set(other_split.towns(60)) and not set(one.people(240)) & set(
+        other_split.people(240)
+    )
+
+
 def test_people_share_family_names() -> None:
     families = [name.split()[1] for name in Names(0, 0, 3).people(240)]
     assert len(set(families)) < 100

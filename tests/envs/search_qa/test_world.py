@@ -50,8 +50,11 @@ def test_a_sentence_is_not_taken_for_that_of_another_relation() -> None:
 
 
 def test_worlds_are_the_same_for_the_same_seed_and_other_for_another() -> None:
-    again = make_world.__wrapped__("train", 0, 240)
+    again = make_world.__wrapped__("train", 0, 240, 0)
     assert again == make_world("train") and make_world("train", 1).facts != again.facts
+    other = make_world("train", number=1)
+    shared = again.facts.keys() & other.facts.keys()
+    assert len(shared) > 50 and sum(again.facts[key] == other.facts[key] for key in shared) < len(shared) / 4
 
 
 def test_the_splits_share_no_thing_that_has_a_page() -> None:
