@@ -33,14 +33,16 @@ class TinySize:
 
 
 _NUMBERED = re.compile(r"([^\W\d]+) \d+\b")
+_CAPITALISED = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
+"""A name: a capital letter where no sentence begins."""
 
 
 def train_tokenizer(texts: Sequence[str], *, vocabulary: int = 1024) -> Any:
     """Train a byte-level BPE tokenizer with a chat template on texts.
 
-    Names that the texts number ("cabinet 4") and the numbers themselves are always tokens of their own, so that a
-    model can copy them; what stands between them may grow into whole phrases (", you see nothing."), which makes
-    episodes about half as long as words would.
+    Names that the texts number ("cabinet 4"), the numbers themselves and, where there are any, names with a capital
+    letter begin and end tokens, so that a model can copy them; what stands between them may grow into whole phrases
+    (", you see nothing."), which makes episodes about half as long as words would.
 
     Args:
         texts: What the environment says and understands.
@@ -48,6 +50,8 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int = 1024) -> Any:
     """
     names = sorted({name for text in texts for name in _NUMBERED.findall(text)}, key=lambda name: (-len(name), name))
     kept_apart = r" ?\d+|\n| ?\b(?:" + "|".join(map(re.escape, names)) + r")\b" if names else r" ?\d+|\n"
+    if any(map(_CAPITALISED.search, texts)):
+        kept_apart += r"| ?[A-Z][a-z]+"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -19,6 +19,19 @@ def test_numbered_names_and_numbers_are_tokens_of_their_own(tokenizer: Any) -> N
     assert all(token.strip().isdigit() or not any(c.isdigit() for c in token) for token in tokens)
 
 
+def test_names_of_any_kind_are_cut_in_the_same_way_wherever_they_stand() -> None:
+    texts = ["Where was Vera Torder born?", "You find Vera Torder, who was born in Elmbury."] * 20
+    tokenizer = train_tokenizer(texts, vocabulary=400)
+
+    def cut(text: str) -> list[str]:
+        return [tokenizer.decode([i]) for i in tokenizer.encode(text)]
+
+    unknown = cut(" Zora Kelm")
+    for sentence in ("Where was Zora Kelm born?", "You find Zora Kelm, who was born in Elmbury."):
+        tokens = cut(sentence)
+        assert any(tokens[i : i + len(unknown)] == unknown for i in range(len(tokens)))
+
+
 def test_special_tokens_are_single_and_hidden_from_text(tokenizer: Any) -> None:
     [end] = tokenizer.encode("<|end|>")
     assert end == tokenizer.eos_token_id != tokenizer.pad_token_id
