@@ -5,7 +5,6 @@ Knows nothing of what is asked, of which tools there are, or of how calls are wr
 
 import copy
 import random
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from agent_gym.tools.toolbox import Toolbox
 AnyTool = Tool | type[Tool] | Callable[..., Any] | str
 """Whatever `agent_gym.tools.as_tool` takes."""
 
-_TAGGED: Final = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_OPEN, _CLOSE = "<answer>", "</answer>"
 _THOUGHT_FORMS: Final = {"arpo": "<think> {} </think> ", "react": "Thought: {}\n"}
 """How a thought is written in the syntaxes that want one."""
 _CALLS_A_TURN: Final = 8
@@ -113,8 +112,9 @@ class ToolEnv(TextEnv):
         """Return the answer in a turn that calls nothing; None where there is none."""
         if parsed.answer is not None:
             return parsed.answer
-        found = _TAGGED.findall(parsed.content)
-        return found[-1].strip() if found else None
+        end = parsed.content.rfind(_CLOSE)
+        start = parsed.content.rfind(_OPEN, 0, max(end, 0))
+        return parsed.content[start + len(_OPEN) : end].strip() if 0 <= start < end else None
 
     def _extra(self) -> dict[str, Any]:
         """Return further values for `info`; the same keys at every turn."""

@@ -172,6 +172,14 @@ def test_what_cannot_be_done_is_told_and_can_be_mended(action: str, words: str) 
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("piece", ["<answer>", "</answer>", "```\n", "```x\n", "<think>", '{"a":', " \t"])
+def test_long_turns_of_nothing_but_marks_are_read_in_one_pass(syntax: str, piece: str) -> None:
+    env = started(Doubling(syntax=syntax))
+    observation, *_, info = env.step(piece * 20_000)
+    assert not info["success"] and env.observation_space.contains(observation)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
 def test_the_reminder_shows_a_call_and_an_answer_of_the_syntax(syntax: str) -> None:
     env = started(Doubling(syntax=syntax))
     observation, *_ = env.step("What shall I do?")

@@ -5,12 +5,24 @@ from typing import Final
 
 from agent_gym.envs.code.tasks import CodeTask
 
-_FENCED: Final = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE: Final = "```"
 
 
 def fenced_blocks(text: str) -> list[str]:
-    """Return what stands in the fenced blocks of a text."""
-    return _FENCED.findall(text + "\n")
+    """Return what stands in the fenced blocks of a text; one that is not closed is none."""
+    blocks: list[str] = []
+    lines: list[str] | None = None
+    for line in text.split("\n"):
+        mark = line.strip()
+        if lines is None:
+            if mark.startswith(_FENCE) and "`" not in mark[len(_FENCE) :]:
+                lines = []
+        elif mark == _FENCE:
+            blocks.append("".join(f"{each}\n" for each in lines))
+            lines = None
+        else:
+            lines.append(line)
+    return blocks
 
 
 def program_in(answer: str, function: str) -> str:

@@ -35,9 +35,9 @@ def stated_answer(text: str) -> str:
 
 def as_number(answer: str) -> Fraction | None:
     r"""Return the number that an answer is, if it is a plain one: 1,234 or -0.5 or 7/2 or $\frac{7}{2}$."""
-    plain = _AROUND.sub("", answer.replace("\\!", "").replace(_MINUS, "-"))
-    if len(plain) > LONGEST_ANSWER:
+    if len(answer) > LONGEST_ANSWER:
         return None
+    plain = _AROUND.sub("", answer.replace("\\!", "").replace(_MINUS, "-"))
     fraction = _FRACTION.fullmatch(plain)
     if fraction:
         sign, over, under = fraction.groups()[:3] if fraction[2] else fraction.groups()[3:]

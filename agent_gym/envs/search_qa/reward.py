@@ -12,7 +12,7 @@ from agent_gym.tools.syntax.arpo import boxed
 
 BROKEN_FORMAT: Final = -1.0
 BOTH_TOOLS: Final = 0.1
-_RESULT: Final = re.compile(r"(<result>).*?(</result>)", re.DOTALL)
+_RESULT, _RESULT_END = "<result>", "</result>"
 _CALLS: Final = ("search", "python")
 _TEXT_COMMAND: Final = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
 
@@ -62,7 +62,11 @@ def format_problem(text: str) -> str:
 
 def _without_results(text: str) -> str:
     """Take out what stands in results: the model has not written it."""
-    return _RESULT.sub(r"\1\2", text)
+    kept, at = [], 0
+    while (start := text.find(_RESULT, at)) >= 0 and (end := text.find(_RESULT_END, start)) >= 0:
+        kept.append(text[at : start + len(_RESULT)])
+        at = end
+    return "".join([*kept, text[at:]])
 
 
 def _has_results(text: str, call: str) -> bool:

@@ -32,6 +32,11 @@ def test_blocks_of_any_language_are_found() -> None:
     assert fenced_blocks("no block ``` here") == []
 
 
+@pytest.mark.parametrize("line", ["```", "```x", " ", "`", "``` ```"])
+def test_long_answers_of_nothing_but_fences_are_read_in_one_pass(line: str) -> None:
+    assert len(fenced_blocks(f"{line}\n" * 50_000)) == (25_000 if line == "```" else 0)
+
+
 def test_a_prompt_is_gone_on_with_or_replaced() -> None:
     prompt = "from math import sqrt\n\n\ndef solve(x):\n    '''Give the root.'''\n"
     task = CodeTask("", "solve", "", preamble="from math import sqrt\n\n\n", prompt=prompt)

@@ -64,5 +64,12 @@ def test_the_best_of_several_right_answers_counts_and_yes_must_match() -> None:
 
 
 def test_what_a_page_says_neither_breaks_the_format_nor_earns_the_bonus() -> None:
-    page = "<result> <think> <answer> </python> \\boxed{Rome} <search> </result>"
+    page = "<result> <result> <think> <answer> </python> \\boxed{Rome} <search> </result>"
     assert arpo_reward(f"{THINK}<search> x </search>{page}{ANSWER}", GOLD) == 1.0
+
+
+@pytest.mark.parametrize(
+    "piece", ["<result>", "<search>", "<answer>", "\\boxed{", "\\text{", "<think></think>", "</result>"]
+)
+def test_long_texts_of_nothing_but_tags_are_read_in_one_pass(piece: str) -> None:
+    assert arpo_reward(piece * 50_000, GOLD) == BROKEN_FORMAT
