@@ -85,7 +85,7 @@ def _parquet_rows(content: bytes) -> list[Row]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtraError.of("datasets", "Reading Parquet files") from error
+        raise MissingExtraError.of("parquet", "Reading Parquet files") from error
     rows: list[Row] = parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
     return rows
 

@@ -4,13 +4,14 @@ import bz2
 import gzip
 import json
 import lzma
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent_gym.envs.questions import read_rows
-from agent_gym.errors import DataError
+from agent_gym.errors import DataError, MissingExtraError
 
 ROWS = [{"question": "Où?", "answer": "ici, là"}, {"question": 'a "b"\nc', "answer": "d"}]
 JSON_LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\n\n"
@@ -47,6 +48,13 @@ def test_parquet_is_read(tmp_path: Path) -> None:
 
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     assert read_rows(tmp_path / "rows.parquet") == ROWS
+
+
+def test_without_pyarrow_the_extra_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"agent-gym\[parquet\]"):
+        read_rows(tmp_path / "rows.parquet")
 
 
 @pytest.mark.parametrize(
