@@ -122,7 +122,8 @@ class Result:
     @property
     def text(self) -> str:
         """Both streams as text that may be shown: no control characters, terminal sequences or broken characters."""
-        return clean(self.stdout + (b"\n" if self.stdout and not self.stdout.endswith(b"\n") else b"") + self.stderr)
+        apart = b"\n" if self.stdout and self.stderr and not self.stdout.endswith(b"\n") else b""
+        return clean(self.stdout + apart + self.stderr)
 
 
 @dataclass(frozen=True, slots=True)

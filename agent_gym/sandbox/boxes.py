@@ -236,12 +236,16 @@ class Box:
         with suppress(BoxLost):
             self.ask({"do": "empty"}, seconds=ANSWER_SECONDS)
 
-    def _end(self) -> None:
-        """End the box, then those above it that were only waiting for it."""
-        self._closed = True
+    def kill(self) -> None:
+        """End the first process of the box at once, and so all of it; the box is lost then."""
         if self._pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _end(self) -> None:
+        """End the box, then those above it that were only waiting for it."""
+        self._closed = True
+        self.kill()
         self._channel.close()
         if self._pidfd is not None:
             if not _exited(self._pidfd, ANSWER_SECONDS):

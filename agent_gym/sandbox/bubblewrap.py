@@ -217,7 +217,8 @@ class _Pool:
         self._channel.close()
         self._process.kill()
         self._process.wait()
-        self._errors.close()
+        with self._guard:
+            self._errors.close()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -240,8 +241,12 @@ class _Pool:
 
     def last_words(self) -> str:
         """Return the last line that a process of ours in there has complained with."""
-        size = os.fstat(self._errors.fileno()).st_size
-        lines = os.pread(self._errors.fileno(), 4096, max(0, size - 4096)).decode("utf-8", "replace").split("\n")
+        with self._guard:
+            if self._errors.closed:
+                return ""
+            size = os.fstat(self._errors.fileno()).st_size
+            end = os.pread(self._errors.fileno(), 4096, max(0, size - 4096))
+        lines = end.decode("utf-8", "replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "")
 
 
@@ -297,8 +302,17 @@ def _in_memory(content: bytes) -> int:
 def _options(runtime: Runtime) -> list[str]:
     """Return the options of bwrap; they travel by a descriptor, since everybody can read a command line."""
     return [
-        *("--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
-        *("--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"),
+        *("--unshare-all", "--unshare-user", "--uid", "0", "--gid", "0", "--hostname", "sandbox"),
+        *(
+            "--die-with-parent",
+            "--new-session",
+            "--as-pid-1",
+            "--clearenv",
+            "--cap-drop",
+            "ALL",
+            "--cap-add",
+            "CAP_SETFCAP",
+        ),
         *(part for name, value in environment().items() for part in ("--setenv", name, value)),
         *("--ro-bind", "/usr", "/usr"),
         *(part for link in ("bin", "lib", "lib32", "lib64", "sbin") for part in _root_link(link)),

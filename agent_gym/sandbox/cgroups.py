@@ -139,13 +139,22 @@ def owner_label(pid: int | None = None) -> str:
 def sweep(hierarchy: Hierarchy) -> int:
     """Remove the groups of owners that live no more, and kill what runs in them; return how many there were."""
     swept = 0
-    for tree in hierarchy.trees:
-        for group in list(tree.rglob(_PREFIX + "*")):
-            label = group.name.removeprefix(_PREFIX).partition("-")[0]
-            if not _lives(label):
-                logger.warning("Removing %s, which a process that has died left behind.", group)
-                swept += _clear(group)
+    for group in ours(hierarchy):
+        label = group.name.removeprefix(_PREFIX).partition("-")[0]
+        if not _lives(label):
+            logger.info("Removing %s, which a process that has died left behind.", group)
+            swept += _clear(group)
     return swept
+
+
+def ours(hierarchy: Hierarchy) -> Iterator[Path]:
+    """Yield the groups that any process has made for boxes; some may be gone the next moment."""
+    for tree in hierarchy.trees:
+        # Unlike a glob, this does not mind folders that vanish.
+        for folder, names, _ in os.walk(tree):
+            for name in [name for name in names if name.startswith(_PREFIX)]:
+                names.remove(name)
+                yield Path(folder, name)
 
 
 def left_over(hierarchy: Hierarchy) -> list[Path]:

@@ -50,7 +50,6 @@ class BoxSandbox(Sandbox):
         """A second box was needed: it pays to have some ready."""
         self._waiting = min(concurrency, os.cpu_count() or 1)
         self._housekeeper = ThreadPoolExecutor(1, thread_name_prefix="sandbox-housekeeper")
-        _open_sandboxes.add(self)
 
     @property
     def usable(self) -> bool:
@@ -76,6 +75,7 @@ class BoxSandbox(Sandbox):
             box = self._spares.popleft()
         except IndexError:
             box = self._open_box()
+        _open_sandboxes.add(self)
         if self._busy:
             self._at_leisure(self._make_spares)
         self._busy = True

@@ -12,7 +12,7 @@ import _socket
 import os
 
 from . import frames, kernel
-from .processes import Child, continue_all, end_after, stop_mates
+from .processes import Child, continue_all, end_after, kill_all_of, stop_mates
 from .streams import credential_pair, readable, receive_all, send_with
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_SECONDS = 20.0
+_SECONDS = 10.0
 _STAGE = "/mnt"
 
 
@@ -57,7 +57,7 @@ def branch(
         try:
             forked = _fork_worker(worker, [twin_channel.fileno(), out_end, err_end, announcement, *namespaces])
             if not forked:
-                _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
+                kill_all_of(pidfd)
             return forked
         finally:
             for descriptor in (pidfd, *namespaces):
@@ -75,11 +75,7 @@ def fork_box(user: int = 1000) -> int:
 
     It cannot be hidden at first: nothing untrusted that could see it may run now.
     """
-    kernel.unhide()
-    try:
-        pid = kernel.fork_into_namespaces(user)
-    finally:
-        kernel.hide()
+    pid = kernel.fork_into_namespaces(user)
     if pid == 0:
         kernel.make_mounts_private()
     return pid
@@ -120,10 +116,10 @@ def _copy(source: str, target: str) -> None:
 
 def _fork_worker(worker: Child, descriptors: list[int]) -> bool:
     """Have the worker fork; return whether its twin has arrived."""
-    send_with(worker.channel, frames.pack({"do": "fork"}), descriptors)
-    if not readable(worker.channel, _SECONDS):
-        return False
     try:
+        send_with(worker.channel, frames.pack({"do": "fork"}), descriptors)
+        if not readable(worker.channel, _SECONDS):
+            return False
         for answer, _ in frames.Reader(1024).feed(worker.channel.recv(4096)):
             return answer.get("forked") is True
     except (frames.FrameError, OSError):

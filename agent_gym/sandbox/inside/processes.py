@@ -39,10 +39,7 @@ class Child:
 
     def close(self) -> None:
         """Kill it, and let go of everything that belongs to it."""
-        try:
-            _signal.pidfd_send_signal(self.pidfd, _signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has ended by itself
+        kill_all_of(self.pidfd)
         self.forget()
 
     def forget(self) -> None:
@@ -50,6 +47,14 @@ class Child:
         self.channel.close()
         for descriptor in (self.pidfd, *self.outputs):
             os.close(descriptor)
+
+
+def kill_all_of(pidfd: int) -> None:
+    """Kill a process, and with it its namespace if it is the first one there."""
+    try:
+        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended by itself
 
 
 def end_after(work: Callable[[], object]) -> NoReturn:
@@ -64,6 +69,17 @@ def end_after(work: Callable[[], object]) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor but the standard ones and these; whoever holds the others must not use them any more."""
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        if descriptor > 2 and descriptor not in keep:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # that of the listing itself
 
 
 def start_worker(config: dict[str, Any], program: bytes, secrets: Sequence[Stream]) -> Child:

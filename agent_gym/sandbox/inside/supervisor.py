@@ -165,18 +165,20 @@ class Supervisor:
                     poll.unregister(descriptor)
             if sum(captured.written for captured in outputs.values()) > message["kill"]:
                 return "output_limit", None
-            if events.get(channel.fileno(), 0) & select.POLLOUT:
-                unsent = unsent[channel.send(unsent[:_PIECE], _socket.MSG_DONTWAIT) :]
-                if not unsent:
-                    poll.modify(channel, select.POLLIN)
-            if events.get(channel.fileno(), 0) & (select.POLLIN | select.POLLHUP):
-                try:
+            try:
+                if events.get(channel.fileno(), 0) & select.POLLOUT:
+                    unsent = unsent[channel.send(unsent[:_PIECE], _socket.MSG_DONTWAIT) :]
+                    if not unsent:
+                        poll.modify(channel, select.POLLIN)
+                if events.get(channel.fileno(), 0) & (select.POLLIN | select.POLLHUP):
                     answer = _read_answer(channel, reader)
-                except (frames.FrameError, OSError):
-                    return "died", None
-                if answer is not None:
-                    return self._judge(answer, message, outputs)
-            elif worker.pidfd in events:
+                    if answer is not None:
+                        return self._judge(answer, message, outputs)
+                    continue
+            except (frames.FrameError, OSError):
+                # The code has closed it, or has written to it.
+                return "died", None
+            if worker.pidfd in events:
                 return "died", None
 
     def _judge(
@@ -209,6 +211,9 @@ class Supervisor:
         assert self._worker is not None
         try:
             forked = branching.branch(self._worker, descriptors, self._config, self._become)
+        except OSError:
+            # No more processes, no memory, a full folder: the session goes on without the branch.
+            forked = False
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -217,9 +222,7 @@ class Supervisor:
 
     def _become(self, channel: _socket.socket, worker: Child) -> None:
         """Be the supervisor of a new box from now on, and forget this one."""
-        self._host.close()
-        if self._worker is not None:
-            self._worker.forget()
+        processes.close_all_but({channel.fileno(), worker.channel.fileno(), worker.pidfd, *worker.outputs})
         host = SocketStream(channel)
         host.send(frames.pack({"hello": True}))
         Supervisor(host, Requests(host, LONGEST_REQUEST), self._config, self._program, worker).serve()

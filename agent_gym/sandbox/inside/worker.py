@@ -135,20 +135,27 @@ class Worker:
         """Go on twice: here, and in the box whose supervisor, channel and outputs are given."""
         channel, out, err, announcement, *namespaces = descriptors
         _flush()
+        chance = _random_state()
+        arrival, arrived = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
                 self._move(namespaces, channel, (out, err))
+                _restore(chance)
                 os.write(announcement, b"!")
+                os.write(arrived, b"!")
             except BaseException:  # noqa: BLE001 - a half-moved twin must not go on
                 os._exit(1)
-            for descriptor in descriptors:
+            for descriptor in (*descriptors, arrival, arrived):
                 os.close(descriptor)
             return
-        for descriptor in descriptors:
+        for descriptor in (*descriptors, arrived):
             os.close(descriptor)
-        failed = os.waitpid(pid, 0)[1] != 0
-        self._channel.sendall(frames.pack({"forked": not failed}))
+        # Nothing can be read when all who could have written have ended.
+        here = os.read(arrival, 1)
+        os.close(arrival)
+        os.waitpid(pid, 0)
+        self._channel.sendall(frames.pack({"forked": bool(here)}))
 
     def _move(self, namespaces: list[int], channel: int, outputs: tuple[int, int]) -> None:
         """Enter the namespaces of another box, and let go of everything that leads back to this one.
@@ -210,6 +217,17 @@ def _open_files() -> list[tuple[int, str, int]]:
                 flags = next(int(line.split()[1], 8) for line in info if line.startswith("flags:"))
             found.append((descriptor, path, flags))
     return found
+
+
+def _random_state() -> Any:
+    """Return the state of the random module, which draws a new one in every forked process."""
+    module = sys.modules.get("random")
+    return module.getstate() if module is not None else None
+
+
+def _restore(chance: Any) -> None:
+    if chance is not None:
+        sys.modules["random"].setstate(chance)
 
 
 def _reopen(descriptor: int, path: str, flags: int) -> None:
