@@ -26,7 +26,7 @@ def raw() -> list[str]:
 
 @pytest.fixture
 def serving(things: list[str]) -> Iterator[Callable[..., tuple[str, "subprocess.Popen[str]"]]]:
-    """Start the server over HTTP ("http" or "sse"); return its address and process."""
+    """Start the server over HTTP ("http", "json" or "sse"); return its address and process."""
     started: list[subprocess.Popen[str]] = []
 
     def start(kind: str, port: int = 0) -> "tuple[str, subprocess.Popen[str]]":

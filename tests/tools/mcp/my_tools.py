@@ -32,6 +32,25 @@ def broken() -> str:
     raise SandboxError("the sandbox is gone")
 
 
+class Gate(Tool):
+    """Says how many are inside at once."""
+
+    blocking = True
+
+    def setup(self) -> None:
+        self.inside = 0
+
+    def run(self, bell: str, door: str) -> int:
+        """Ring, and wait until the door is opened; both are named pipes."""
+        self.inside += 1
+        seen = self.inside
+        Path(bell).write_text("x")
+        with Path(door).open() as lines:
+            lines.readline()
+        self.inside -= 1
+        return seen
+
+
 class Counter(Tool):
     """Counts the calls of an episode."""
 

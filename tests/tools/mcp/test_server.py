@@ -23,13 +23,16 @@ from mcp import Client, MCPError, StdioServerParameters
 from agent_gym.errors import ConfigError, ToolError, WorkerError
 from agent_gym.tools.calls import ToolCall, ToolResult
 from agent_gym.tools.mcp import mcp_tools
+from agent_gym.tools.mcp.connection import Connection
 from agent_gym.tools.mcp.server import ToolServer, serve_http
+from agent_gym.tools.mcp.stdio import ServerProcess
 from agent_gym.tools.toolbox import Toolbox
 
 HERE = Path(__file__).parent
-TOOLS = [f"my_tools.py:{name}" for name in ("lookup", "broken", "Counter")]
+TOOLS = [f"my_tools.py:{name}" for name in ("lookup", "broken", "Gate", "Counter")]
 PROGRAM = """
 import sys
+from agent_gym.tools.mcp.connection import Connection
 from agent_gym.tools.mcp.server import ToolServer, serve_http, serve_stdio
 tools, http, token = {tools!r}, {http!r}, {token!r}
 if http is None:
@@ -55,8 +58,26 @@ def served(token: str | None = None, **env: str) -> Iterator[str]:
         command(http="127.0.0.1", token=token), cwd=HERE, stdout=subprocess.PIPE, text=True, env=env
     ) as process:
         assert process.stdout is not None
-        yield next(line.split()[1] for line in process.stdout if line.startswith("at "))
-        process.terminate()
+        try:
+            yield next(line.split()[1] for line in process.stdout if line.startswith("at "))
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def named_pipe(path: Path) -> Iterator[int]:
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def heard(pipe: int) -> bytes:
+    """Wait for something to come out of a pipe."""
+    assert select.select([pipe], [], [], 60)[0] == [pipe]
+    return os.read(pipe, 100)
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +122,33 @@ def test_tools_are_the_same_at_the_other_end(tools: list[Any]) -> None:
             assert [ask(box, "counter").text for box in (twin, first, twin)] == ["3", "3", "4"]
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+def test_calls_of_a_tool_with_a_state_are_taken_one_by_one(tmp_path: Path, given_up: bool) -> None:
+    with named_pipe(tmp_path / "bell") as bell, named_pipe(tmp_path / "door") as door:
+        session = Connection(ServerProcess(command(), {}, HERE), start_timeout=60)
+        arguments = {"bell": str(tmp_path / "bell"), "door": str(tmp_path / "door")}
+        first = session.call("gate", arguments)
+        assert heard(bell) == b"x"
+        if given_up:
+            first.cancel()
+        second = session.call("gate", arguments)
+        for _ in range(2):  # by the second answer, the server has heard of all that came before
+            assert session.call("lookup", {"word": "ab"}).result(60).text == "ba"
+        os.write(door, b"go\n")
+        assert heard(bell) == b"x"
+        os.write(door, b"go\n")
+        assert second.result(60).text == "1"
+        if not given_up:
+            assert first.result(60).text == "1"
+        session.close()
+
+
 def test_a_session_that_ends_closes_its_tools(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "closed")
-    told = os.open(tmp_path / "closed", os.O_RDWR)
-    with served(CLOSED_FILE=str(tmp_path / "closed")) as url:
+    with named_pipe(tmp_path / "closed") as told, served(CLOSED_FILE=str(tmp_path / "closed")) as url:
         with Toolbox(mcp_tools(url, per_episode=True)) as box:
             ask(box, "counter", by=5)
             assert select.select([told], [], [], 0)[0] == []
-        assert select.select([told], [], [], 60)[0] == [told]
-    assert os.read(told, 100) == b"5\n"
-    os.close(told)
+        assert heard(told) == b"5\n"
 
 
 def test_the_client_of_the_package_finds_a_session_by_itself(open_url: str) -> None:

@@ -1,5 +1,6 @@
 """Servers that are processes of ours and misbehave: they die, hang, chatter, answer too much, or do not start."""
 
+import asyncio
 import gc
 import os
 import shutil
@@ -18,7 +19,7 @@ pytest.importorskip("mcp_types", reason="needs the extra mcp")
 from agent_gym.errors import ToolError, WorkerError
 from agent_gym.tools.calls import ToolCall, ToolResult
 from agent_gym.tools.mcp import connection, mcp_tools, stdio
-from agent_gym.tools.mcp.stdio import Line, Lines
+from agent_gym.tools.mcp.stdio import Line, Lines, ServerProcess, _Pipes
 from agent_gym.tools.toolbox import Toolbox
 
 Ended = Callable[[int], bool]
@@ -43,10 +44,11 @@ def descriptors() -> int:
 def test_a_server_that_does_not_start_is_an_error_that_says_why(
     raw: list[str], command: list[str], message: str
 ) -> None:
+    before = threading.active_count()
     filled = [part.format(python=sys.executable, raw=raw[-1]) for part in command]
     with pytest.raises(ToolError, match=message):
         mcp_tools(filled)
-    assert not [thread for thread in threading.enumerate() if thread.name == "agent-gym-mcp"]
+    assert threading.active_count() == before
 
 
 def test_a_server_that_never_answers_is_an_error_that_tells_what_it_wrote_instead(raw: list[str]) -> None:
@@ -177,13 +179,16 @@ def test_the_last_of_two_episodes_ends_the_server(raw: list[str], ended: Ended) 
     assert ended(pid)
 
 
-@pytest.mark.parametrize("end", ["pass", "import os; os.kill(os.getpid(), 9)"])
-def test_no_server_outlives_the_interpreter(raw: list[str], ended: Ended, end: str) -> None:
+@pytest.mark.parametrize(
+    ("habit", "end"), [("stubborn", "stdio._GRACE_SECONDS = 0.1"), ("", "import os; os.kill(os.getpid(), 9)")]
+)
+def test_no_server_outlives_the_interpreter(raw: list[str], ended: Ended, habit: str, end: str) -> None:
     program = f"""
+from agent_gym.tools.mcp import stdio
 from agent_gym.tools.mcp import mcp_tools
 from agent_gym.tools.toolbox import Toolbox
 from agent_gym.tools.calls import ToolCall
-box = Toolbox(mcp_tools({raw!r}))
+box = Toolbox(mcp_tools({[*raw, habit]!r}))
 print(box.call(ToolCall("pid")).text, flush=True)
 {end}
 """
@@ -210,6 +215,56 @@ box.close()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_call_under_way_is_lost_when_the_connection_is_closed(
+    raw: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look_slowly(self: connection.Connection) -> bool:
+        while "ended with code" not in self.server.trouble:
+            await asyncio.sleep(0)
+        for _ in range(100):  # the connection could have ended by now
+            await asyncio.sleep(0)
+        return False
+
+    monkeypatch.setattr(connection.Connection, "_is_there", look_slowly)
+    waiting = connection.Connection(ServerProcess(raw, {}, None), start_timeout=60)
+    call = waiting.call("wait", {})
+    waiting.close()
+    with pytest.raises(connection.Lost):
+        call.result(60)
+    with pytest.raises(connection.Lost):
+        waiting.call("pid", {})
+
+
+class _Output:
+    """The server's output, as far as it can be held up."""
+
+    reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def get_pipe_transport(self, fd: int) -> "_Output":
+        return self
+
+
+def test_a_server_that_writes_faster_than_it_is_understood_has_to_wait() -> None:
+    async def fill_and_empty() -> list[bool]:
+        output, pipes = _Output(), _Pipes()
+        pipes.connection_made(output)  # type: ignore[arg-type]
+        seen = []
+        for _ in range(100):
+            pipes.pipe_data_received(1, b"line\n")
+        seen.append(output.reading)
+        for _ in range(100):
+            await pipes.line()
+        return [*seen, output.reading]
+
+    assert asyncio.run(fill_and_empty()) == [False, True]
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])

@@ -1,4 +1,4 @@
-"""A tool server made with the `mcp` package, for the tests: `python things_server.py [http | sse] [PORT]`."""
+"""A tool server made with the `mcp` package, for the tests: `python things_server.py [http | json | sse] [PORT]`."""
 
 import asyncio
 import os
@@ -102,7 +102,7 @@ if __name__ == "__main__":
         server.run()
     else:
         kind, port = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
-        app = server.sse_app() if kind == "sse" else server.streamable_http_app()
+        app = server.sse_app() if kind == "sse" else server.streamable_http_app(json_response=kind == "json")
         listener = socket.create_server(("127.0.0.1", port))
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()
