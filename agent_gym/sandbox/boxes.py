@@ -79,7 +79,6 @@ class Box:
         group: The control group that all of it is in, if there is one.
         pidfd: The first process, where it can be killed from here.
         depth: Forks between it and a box of its own making.
-        parent: The box that it was forked from, which must outlive it.
     """
 
     def __init__(
@@ -90,22 +89,20 @@ class Box:
         group: Group | None = None,
         pidfd: int | None = None,
         depth: int = 0,
-        parent: "Box | None" = None,
     ) -> None:
         self.limits = limits
         self.depth = depth
         self._channel = channel
         self._group = group
         self._pidfd = pidfd
-        self._parent = parent
+        self._parent: Box | None = None
         self._reader = frames.Reader(2 * limits.output_bytes + limits.return_bytes + 16 * MIB)
         self._requests = 0
         self._branches = 0
         self._retired = False
         self._closed = False
-        self._tree: threading.Lock = parent._tree if parent else threading.Lock()
-        if parent is not None:
-            parent._branches += 1
+        self._tree = threading.Lock()
+        self._forking = threading.Lock()
 
     def ask(
         self, message: dict[str, Any], payload: bytes = b"", *, seconds: float, descriptors: Sequence[int] = ()
@@ -115,23 +112,34 @@ class Box:
         Raises:
             BoxLost: There was none.
         """
+        self._send(message, payload, seconds, descriptors)
+        return self._answer(seconds)
+
+    def _send(self, message: dict[str, Any], payload: bytes, seconds: float, descriptors: Sequence[int]) -> None:
         self._requests += 1
-        deadline = time.monotonic() + seconds
         try:
             request = frames.pack({**message, "id": self._requests}, payload)
-            self._channel.send(request, descriptors, deadline)
-            while True:
-                data = self._channel.receive(deadline)
-                if not data:
-                    raise BoxLost("it has hung up")
-                for answer, more in self._reader.feed(data):
-                    if answer.get("id") != self._requests:
-                        raise BoxLost("it has answered another request")
-                    return answer, more
+            self._channel.send(request, descriptors, time.monotonic() + seconds)
+        except OSError as error:
+            raise BoxLost(str(error) or f"it has not read a request within {seconds:g} s") from error
+
+    def _answer(self, seconds: float) -> frames.Frame:
+        answer, payload = self._next(time.monotonic() + seconds)
+        if answer.get("id") != self._requests:
+            raise BoxLost("it has answered another request")
+        return answer, payload
+
+    def _next(self, deadline: float) -> frames.Frame:
+        """Wait for a message."""
+        try:
+            while data := self._channel.receive(deadline):
+                for message in self._reader.feed(data):
+                    return message
         except TimeoutError as error:
-            raise BoxLost(f"it has not answered within {seconds:g} s") from error
+            raise BoxLost("it has not answered in time") from error
         except (OSError, frames.FrameError) as error:
             raise BoxLost(str(error)) from error
+        raise BoxLost("it has hung up")
 
     def run(self, code: bytes, language: str, stdin: bytes, timeout: float, *, echo: bool) -> Result:
         """Run a piece of code.
@@ -177,28 +185,46 @@ class Box:
             SandboxError: It could not be forked, and goes on as it was.
         """
         ours, theirs = credential_pair()
-        announcement, announcer = credential_pair()
-        with theirs, announcement, announcer:
-            try:
-                answer, _ = self.ask(
-                    {"do": "fork"}, seconds=FORK_SECONDS, descriptors=[theirs.fileno(), announcer.fileno()]
-                )
-                if not answer["forked"]:
-                    raise SandboxError("The session could not be forked: its processes or its memory are used up.")
-                theirs.close()
-                announcer.close()
-                supervisor, worker = sender_of(ours), sender_of(announcement)
-                pidfd = os.pidfd_open(supervisor)
-            except BaseException:
-                ours.close()
-                raise
-        if group is not None:
-            for pid in (supervisor, worker):
-                group.add(pid)
-        channel = SocketChannel(ours)
-        twin = Box(channel, self.limits, group=group, pidfd=pidfd, depth=self.depth + 1, parent=self)
-        twin.greet()
+        twin = Box(SocketChannel(ours), self.limits, group=group, depth=self.depth + 1)
+        try:
+            # One at a time in a tree: a supervisor ends whatever has privileges when it has let a twin go to its box.
+            with self._forking:
+                with theirs:
+                    self._send({"do": "fork"}, b"", FORK_SECONDS, [theirs.fileno()])
+                arrived = twin._arrive(ours)
+                answer, _ = self._answer(FORK_SECONDS)
+            if not (arrived and answer["forked"]):
+                raise SandboxError("The session could not be forked: its processes, memory or files stand in the way.")
+            with self._tree:
+                self._branches += 1
+                twin._parent, twin._tree, twin._forking = self, self._tree, self._forking
+        except BaseException:
+            twin.close()
+            raise
         return twin
+
+    def _arrive(self, end: socket.socket) -> bool:
+        """Take in the first process of a forked box, and then its worker; return whether both have come.
+
+        They are in their control group before the one has copied any files, and the other has run any code. It is the
+        first who names the worker: that is in the hands of the code.
+        """
+        try:
+            supervisor = sender_of(end, FORK_SECONDS)
+            self._pidfd = os.pidfd_open(supervisor)
+            self._add(supervisor)
+            self.greet()
+            self.begin({}, b"")
+            self._add(sender_of(end, FORK_SECONDS))
+            self._next(time.monotonic() + ANSWER_SECONDS)
+        except (BoxLost, OSError) as error:
+            logger.info("A box could not be forked: %s.", error)
+            return False
+        return True
+
+    def _add(self, pid: int) -> None:
+        if self._group is not None:
+            self._group.add(pid)
 
     def greet(self) -> None:
         """Take the supervisor's hello.
@@ -206,15 +232,9 @@ class Box:
         Raises:
             BoxLost: It said something else, or nothing.
         """
-        deadline = time.monotonic() + ANSWER_SECONDS
-        try:
-            while data := self._channel.receive(deadline):
-                for message, _ in self._reader.feed(data):
-                    if message.get("hello"):
-                        return
-        except (OSError, frames.FrameError) as error:
-            raise BoxLost(str(error)) from error
-        raise BoxLost("it has hung up before it began")
+        message, _ = self._next(time.monotonic() + ANSWER_SECONDS)
+        if not message.get("hello"):
+            raise BoxLost("it has said something else than hello")
 
     def begin(self, config: dict[str, Any], program: bytes) -> None:
         """Tell the supervisor what the box shall be like."""
@@ -310,7 +330,6 @@ def sender_of(end: socket.socket, seconds: float = ANSWER_SECONDS) -> int:
     data, ancillary, *_ = end.recvmsg(1, socket.CMSG_SPACE(struct.calcsize("iii")), socket.MSG_PEEK)
     for level, kind, value in ancillary:
         if data and level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
             return int(struct.unpack("iii", value)[0])
     raise BoxLost("it has hung up before it began")
 

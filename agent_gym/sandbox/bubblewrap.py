@@ -118,13 +118,7 @@ class Bubblewrap(BoxSandbox):
         return box
 
     def _fork_box(self, box: Box) -> Box:
-        group = self._new_group()
-        try:
-            return box.fork(group)
-        except BaseException:
-            if group is not None:
-                group.remove()
-            raise
+        return box.fork(self._new_group())
 
     def _explained(self, error: BoxLost) -> str:
         words = self._pool.last_words() if self._pool is not None else ""

@@ -6,7 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-_MODULES: Final = ("frames", "kernel", "streams", "worker", "processes", "branching", "files", "supervisor", "main")
+_MODULES: Final = (
+    *("frames", "kernel", "streams", "worker", "processes", "copying", "branching", "files", "supervisor", "main"),
+)
 """Each imports only those before it."""
 _LOAD: Final = """
 import sys

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from agent_gym.errors import SandboxUnavailable
+from agent_gym.sandbox.inside import kernel
 
 _FILES = frozenset(
     """
@@ -34,7 +35,7 @@ _PROCESSES = frozenset(
     getpgrp getpid getppid getpriority getresgid getresuid getrlimit getrusage getsid gettid getuid kill pidfd_open
     pidfd_send_signal prctl rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn
     rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo set_robust_list get_robust_list set_tid_address setpgid setsid
-    setrlimit sigaltstack tgkill tkill wait4 waitid restart_syscall setns seccomp sched_get_priority_max
+    setrlimit sigaltstack tgkill tkill wait4 waitid restart_syscall seccomp sched_get_priority_max
     sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
     sched_yield getcpu sysinfo uname times getrandom ioprio_get setuid setgid setreuid setregid setresuid setresgid
     setfsuid setfsgid
@@ -69,6 +70,10 @@ _FAKE_INPUT = 0x5412
 OWN_PROCESS_ONLY = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
 """Allowed for the calling process, which they know as 0, and for no other: not the supervisor, say."""
 
+GATED = "setns"
+"""With one of the kinds that boxes have, it waits until the supervisor lets it through, which it only does while it
+forks the session; otherwise, and in Docker, it is not implemented."""
+
 
 @cache
 def bpf_program() -> bytes:
@@ -92,6 +97,8 @@ def bpf_program() -> bytes:
             rules.add_rule(pyseccomp.ALLOW, name)
     for name in OWN_PROCESS_ONLY:
         rules.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(0, equal, 0))
+    for kind in kernel.NAMESPACES.values():
+        rules.add_rule(pyseccomp.NOTIFY, GATED, pyseccomp.Arg(1, equal, kind))
     rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, masked, _NAMESPACE_FLAGS, 0))
     rules.add_rule(pyseccomp.ALLOW, "setpriority", pyseccomp.Arg(1, equal, 0))
     rules.add_rule(pyseccomp.ALLOW, "personality", pyseccomp.Arg(0, equal, 0xFFFFFFFF))

@@ -2,40 +2,45 @@
 
 A process cannot be put into other namespaces from outside, and untrusted code must have no privilege to go there by
 itself. What it may do without any is to enter a *user namespace that its own user has made* below its own; it has all
-capabilities there, gives them up at once, and the new supervisor lets it run only after it has seen that they are gone.
+capabilities there and gives them up at once. Since it is in the hands of the code, it is only let in while its
+supervisor looks on, who kills what has kept any.
 """
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import os
+import select
+import time
 
 from . import frames, kernel
-from .processes import Child, continue_all, end_after, kill_all_of, stop_mates
-from .streams import credential_pair, readable, receive_all, send_with
+from .copying import copy_folder
+from .processes import Child, complain, continue_all, end_after, end_privileged, kill, stop_mates
+from .streams import Requests, SocketStream, credential_pair, readable, receive_all, send_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    Serve = Callable[[SocketStream, Requests, Child], None]
+
+LONGEST_REQUEST = 128 * 1024 * 1024
 _SECONDS = 10.0
+_COPY_SECONDS = 30.0
 _STAGE = "/mnt"
 
 
-def branch(
-    worker: Child, descriptors: list[int], config: dict[str, Any], become: Callable[[_socket.socket, Child], None]
-) -> bool:
+def branch(worker: Child, host: int, config: dict[str, Any], leave: Callable[[], None], serve: Serve) -> bool:
     """Fork the box of a worker; return whether that went well.
 
     Args:
         worker: It stays here; its twin goes to the new box.
-        descriptors: The new box's stream to the host, and where the twin announces itself to the host.
+        host: The new box's stream to the host.
         config: What both boxes are like.
-        become: Serves the new box, in its first process, over the stream and with the worker that are given.
+        leave: Called in the new box's first process, to let go of what belongs to this one.
+        serve: Called there, to serve the new box.
     """
-    host, announcement = descriptors
     ours, theirs = credential_pair()
     channel, twin_channel = credential_pair()
     (out, out_end), (err, err_end) = os.pipe(), os.pipe()
@@ -44,20 +49,26 @@ def branch(
         if fork_box() == 0:
 
             def begin() -> None:
-                mount_folders(config, copy=True)
-                send_with(theirs, b"!", kernel.open_namespaces())
-                become(_socket.socket(fileno=os.dup(host)), _welcome(channel, (out, err)))
+                listener = os.dup(worker.listener) if worker.listener is not None else None
+                leave()
+                for end in (ours, twin_channel):
+                    end.close()
+                for descriptor in (out_end, err_end):
+                    os.close(descriptor)
+                _begin(host, theirs, Child(0, -1, channel, (out, err), listener), config, serve)
 
             end_after(begin)
-        supervisor, namespaces = _arrival(ours)
+        theirs.close()
+        supervisor, namespaces = _arrival(ours, _COPY_SECONDS)
         continue_all(stopped)
         if supervisor is None:
             return False
         pidfd = os.pidfd_open(supervisor)
         try:
-            forked = _fork_worker(worker, [twin_channel.fileno(), out_end, err_end, announcement, *namespaces])
+            forked = _fork_worker(worker, [twin_channel.fileno(), out_end, err_end, *namespaces], ours)
+            end_privileged()
             if not forked:
-                kill_all_of(pidfd)
+                kill(pidfd)
             return forked
         finally:
             for descriptor in (pidfd, *namespaces):
@@ -70,11 +81,28 @@ def branch(
             os.close(descriptor)
 
 
-def fork_box(user: int = 1000) -> int:
-    """Fork; the child, where 0 is returned, is the first process of a new box.
+def _begin(host: int, parent: _socket.socket, worker: Child, config: dict[str, Any], serve: Serve) -> None:
+    """Be the first process of a new box: fill it, let the worker in, and serve it."""
+    stream = SocketStream(_socket.socket(fileno=host))
+    stream.send(frames.pack({"hello": True}))
+    requests = Requests(stream, LONGEST_REQUEST)
+    # Before anything is copied the host has put this process into the new box's control group, which pays for it.
+    if requests.next() is None:
+        return
+    mount_folders(config, copy=True)
+    namespaces = kernel.open_namespaces()
+    send_with(parent, b"!", namespaces)
+    for descriptor in namespaces:
+        os.close(descriptor)
+    worker.pid = _welcome(worker)
+    stream.send_for(worker.pid, frames.pack({"twin": True}))
+    parent.send(b"!")
+    parent.close()
+    serve(stream, requests, worker)
 
-    It cannot be hidden at first: nothing untrusted that could see it may run now.
-    """
+
+def fork_box(user: int = 1000) -> int:
+    """Fork; the child, where 0 is returned, is the first process of a new box."""
     pid = kernel.fork_into_namespaces(user)
     if pid == 0:
         kernel.make_mounts_private()
@@ -96,55 +124,78 @@ def mount_folders(config: dict[str, Any], *, copy: bool) -> None:
     for folder in config["writable"]:
         if copy and os.listdir(folder):
             kernel.mount("tmpfs", _STAGE, options)
-            _copy(folder, _STAGE)
+            copy_folder(folder, _STAGE)
             kernel.move_mount(_STAGE, folder)
         else:
             kernel.mount("tmpfs", folder, options)
 
 
-def _copy(source: str, target: str) -> None:
-    """Copy what is in a folder: links, queues, deep trees and holes in files; cp knows them all.
-
-    Raises:
-        OSError: Not everything could be copied.
-    """
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    pid = os.posix_spawn("/bin/cp", ["cp", "-a", "--sparse=always", f"{source}/.", target], {})
-    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        raise OSError(f"{source} cannot be copied")
-
-
-def _fork_worker(worker: Child, descriptors: list[int]) -> bool:
-    """Have the worker fork; return whether its twin has arrived."""
+def _fork_worker(worker: Child, descriptors: list[int], parent: _socket.socket) -> bool:
+    """Have the worker fork, and let its twin go to the new box; return whether it has arrived."""
+    deadline = time.monotonic() + _SECONDS
+    reader = frames.Reader(0)
+    poll = select.poll()
+    for descriptor in (worker.channel.fileno(), parent.fileno(), worker.listener):
+        if descriptor is not None:
+            poll.register(descriptor, select.POLLIN)
+    answered = arrived = failed = False
     try:
         send_with(worker.channel, frames.pack({"do": "fork"}), descriptors)
-        if not readable(worker.channel, _SECONDS):
-            return False
-        for answer, _ in frames.Reader(1024).feed(worker.channel.recv(4096)):
-            return answer.get("forked") is True
-    except (frames.FrameError, OSError):
-        pass
-    return False
+        while not (answered and (arrived or failed)):
+            events = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            if not events:
+                raise TimeoutError("the worker does not fork")
+            for descriptor, _ in events:
+                if descriptor == worker.listener:
+                    kernel.answer_call(descriptor, allow=not failed)
+                elif descriptor == parent.fileno():
+                    arrived = bool(parent.recv(1))
+                    failed |= not arrived
+                    poll.unregister(descriptor)
+                elif (answer := read_answer(worker.channel, reader)) is not None:
+                    answered = True
+                    failed |= answer.get("forked") is not True
+                    poll.unregister(descriptor)
+    except (frames.FrameError, OSError) as error:
+        # It may answer yet, when a cell's end is waited for: it must not go on.
+        complain(error)
+        kill(worker.pidfd)
+        return False
+    return not failed
 
 
-def _welcome(channel: _socket.socket, outputs: tuple[int, int]) -> Child:
-    """Wait for the twin; it is let in when it has no privileges any more."""
-    pid, _ = _arrival(channel)
-    if pid is None:
+def read_answer(channel: _socket.socket, reader: frames.Reader) -> dict[str, Any] | None:
+    """Read what a worker has sent; return its answer, None while that is not complete.
+
+    Raises:
+        FrameError: It is no answer, or more than one, or the worker has hung up.
+    """
+    data = channel.recv(65536, _socket.MSG_DONTWAIT)
+    if not data:
+        raise frames.FrameError("the worker has hung up")
+    answers = list(reader.feed(data))
+    if len(answers) > 1:
+        raise frames.FrameError("the worker has answered twice")
+    return answers[0][0] if answers else None
+
+
+def _welcome(worker: Child) -> int:
+    """Wait for the twin; return its process id."""
+    pid, unwanted = _arrival(worker.channel, _SECONDS)
+    for descriptor in unwanted:
+        os.close(descriptor)
+    if pid is None or pid == os.getpid():
         raise OSError("no twin has arrived")
-    pidfd = os.pidfd_open(pid)
-    others = [int(name) for name in os.listdir("/proc") if name.isdecimal() and name != "1"]
-    if any(kernel.has_capabilities(other) for other in others):
-        raise OSError("the twin has kept privileges")
-    channel.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 0)
-    for descriptor in outputs:
+    worker.pidfd = os.pidfd_open(pid)
+    worker.channel.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 0)
+    for descriptor in worker.outputs:
         os.set_blocking(descriptor, False)
-    return Child(pid, pidfd, channel, outputs)
+    return pid
 
 
-def _arrival(channel: _socket.socket) -> tuple[int | None, list[int]]:
+def _arrival(channel: _socket.socket, seconds: float) -> tuple[int | None, list[int]]:
     """Wait for a byte; return the process that has sent it, or None, and the descriptors that came along."""
-    if not readable(channel, _SECONDS):
+    if not readable(channel, seconds):
         return None, []
     _, descriptors, sender = receive_all(channel, 1)
     return sender, descriptors

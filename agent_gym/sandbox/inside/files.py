@@ -11,7 +11,7 @@ import stat
 import time
 
 from . import frames
-from .processes import become_untrusted, end_after
+from .processes import become_untrusted, complain, end_after
 from .streams import readable
 
 TYPE_CHECKING = False
@@ -75,7 +75,14 @@ def read(message: dict[str, Any], config: dict[str, Any], program: bytes) -> fra
 def _in_child(work: Callable[[int], None], config: dict[str, Any], program: bytes, *, at_most: int) -> bytes | None:
     """Do some work in a process that is trusted with nothing; return what it wrote, None without an end."""
     out, end = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        # The code has used up the processes.
+        complain(error)
+        os.close(out)
+        os.close(end)
+        return None
     if pid == 0:
 
         def whole() -> None:

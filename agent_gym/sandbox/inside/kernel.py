@@ -5,24 +5,32 @@ from __future__ import annotations
 import _signal
 import _socket
 import ctypes
+import errno
 import fcntl
 import os
 import resource
 import struct
 import time
 
-NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x08000000 | 0x40000000
-"""Of users, mounts, processes, inter-process communication and the network."""
+NAMESPACES = {"user": 0x10000000, "mnt": 0x00020000, "pid": 0x20000000, "ipc": 0x08000000, "net": 0x40000000}
+"""Those that a box has, by their names in /proc: that of users comes first, since it opens the others."""
 
 NO_SUID, NO_DEVICES, NO_EXEC = 2, 4, 8
 _MOVE, _PRIVATE, _RECURSIVE = 8192, 1 << 18, 16384
-_SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVILEGES, _SET_SUBREAPER = 4, 22, 38, 36
-_SECCOMP_FILTER = 2
+_SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES, _SET_SUBREAPER = 4, 38, 36
+_SECCOMP_FILTER, _NEW_LISTENER = 1, 8
 _SET_INTERFACE_FLAGS, _INTERFACE_UP = 0x8914, 1
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _CLONE = {"x86_64": 56, "aarch64": 220}
-"""The number of the system call, by architecture."""
+_SECCOMP = {"x86_64": 317, "aarch64": 277}
+"""The numbers of the system calls, by architecture."""
+
+_NOTIFICATION = struct.Struct("=QII64x")
+"""A call that waits for permission: its id, the process, and much that is not looked at."""
+_PERMISSION = struct.Struct("=QqiI")
+_RECEIVE_NOTIFICATION, _SEND_PERMISSION = 0xC0502100, 0xC0182101
+_LET_IT_CONTINUE = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _python = ctypes.PyDLL(None, use_errno=True)
@@ -62,7 +70,7 @@ def fork_into_namespaces(user: int) -> int:
         raise OSError(f"boxes cannot be made on {os.uname().machine}")
     outer_user, outer_group = os.getuid(), os.getgid()
     _python.PyOS_BeforeFork()
-    pid = int(_python.syscall(number, NAMESPACES | _signal.SIGCHLD, None, None, None, None))
+    pid = int(_python.syscall(number, sum(NAMESPACES.values()) | _signal.SIGCHLD, None, None, None, None))
     if pid:
         _python.PyOS_AfterFork_Parent()
         _check(pid, "clone")
@@ -79,15 +87,13 @@ def fork_into_namespaces(user: int) -> int:
 
 
 def open_namespaces() -> list[int]:
-    """Return descriptors of this process's namespaces; that of users is the first, which opens the others."""
-    return [
-        os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt", "pid", "ipc", "net")
-    ]
+    """Return descriptors of this process's namespaces, in the order of `NAMESPACES`."""
+    return [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in NAMESPACES]
 
 
-def enter(namespace: int) -> None:
-    """Enter a namespace; of processes, only children will be in it."""
-    _check(_libc.setns(namespace, 0), "setns")
+def enter(namespace: int, kind: int) -> None:
+    """Enter a namespace of some kind; of processes, only children will be in it."""
+    _check(_libc.setns(namespace, kind), "setns")
 
 
 def mount(kind: str, target: str, options: str = "", flags: int = NO_SUID | NO_DEVICES) -> None:
@@ -121,11 +127,31 @@ def drop_capabilities() -> None:
     _check(_libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "no_new_privs")
 
 
-def install_filter(program: bytes) -> None:
-    """Allow only the system calls that a BPF program allows; needs `drop_capabilities` first."""
+def install_filter(program: bytes, *, listen: bool) -> int | None:
+    """Allow only the system calls that a BPF program allows; needs `drop_capabilities` first.
+
+    Args:
+        program: The program.
+        listen: Return a descriptor where calls wait that are allowed only now and then; they are refused otherwise.
+    """
     code = ctypes.create_string_buffer(program, len(program))
     described = _Program(len(program) // 8, ctypes.cast(code, ctypes.c_void_p))
-    _check(_libc.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(described), 0, 0), "seccomp")
+    flags = _NEW_LISTENER if listen else 0
+    listener = int(_libc.syscall(_SECCOMP[os.uname().machine], _SECCOMP_FILTER, flags, ctypes.byref(described)))
+    _check(listener, "seccomp")
+    return listener if listen else None
+
+
+def answer_call(listener: int, *, allow: bool) -> None:
+    """Let a call go on that waits, or refuse it; those of processes that cannot be seen from here are refused."""
+    notification = bytearray(_NOTIFICATION.size)
+    try:
+        fcntl.ioctl(listener, _RECEIVE_NOTIFICATION, notification)
+        number, pid, _ = _NOTIFICATION.unpack(notification)
+        answer = (number, 0, 0, _LET_IT_CONTINUE) if pid and allow else (number, 0, -errno.EPERM, 0)
+        fcntl.ioctl(listener, _SEND_PERMISSION, _PERMISSION.pack(*answer))
+    except FileNotFoundError:
+        pass  # it was killed while it waited
 
 
 def hide() -> None:
@@ -135,11 +161,6 @@ def hide() -> None:
     """
     _check(_libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-
-
-def unhide() -> None:
-    """Let processes of the same user, this one included, open what /proc has about it."""
-    _check(_libc.prctl(_SET_DUMPABLE, 1, 0, 0, 0), "prctl")
 
 
 def adopt_orphans() -> None:
@@ -193,8 +214,22 @@ def pid_namespace_depth(pid: int) -> int:
     return 0
 
 
-def has_capabilities(pid: int) -> bool:
-    """Return whether a process has, or could get back, any capability."""
-    with open(f"/proc/{pid}/status") as file:
-        sets = [line.split()[1] for line in file if line.startswith(("CapEff", "CapPrm", "CapInh", "CapAmb"))]
-    return any(int(value, 16) for value in sets)
+def is_privileged(pid: int) -> bool:
+    """Return whether a thread of a process has capabilities though its system calls are limited.
+
+    It is no process of ours then: those give their capabilities up first.
+    """
+    try:
+        return any(_is_privileged(f"/proc/{pid}/task/{thread}/status") for thread in os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return False  # it is gone
+
+
+def _is_privileged(status: str) -> bool:
+    try:
+        with open(status) as file:
+            said = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:
+        return False
+    ours, gone = said["Seccomp"].strip() == "0", said["State"].strip()[0] in "ZX"
+    return not ours and not gone and any(int(said[name], 16) for name in ("CapEff", "CapPrm", "CapAmb"))

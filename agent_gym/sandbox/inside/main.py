@@ -10,7 +10,7 @@ import os
 from . import branching, frames, kernel
 from .processes import end_after
 from .streams import Requests, SocketStream, StandardStreams
-from .supervisor import LONGEST_REQUEST, Supervisor
+from .supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _leaving_pool(descriptor: int) -> Callable[[], None]:
 def run_box(host: Stream) -> None:
     """Say that the box is here, learn what it shall be like, and serve it."""
     host.send(frames.pack({"hello": True}))
-    requests = Requests(host, LONGEST_REQUEST)
+    requests = Requests(host, branching.LONGEST_REQUEST)
     first = requests.next()
     if first is None:
         return

@@ -8,14 +8,12 @@ import os
 import select
 
 from . import kernel, worker
-from .streams import readable
+from .streams import close_all_but, readable, receive_all, send_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
-
-    from .streams import Stream
 
 _PASSES = 200
 
@@ -28,10 +26,13 @@ class Child:
         pidfd: The same, as something that can be waited for.
         channel: Where cells go and answers come from.
         outputs: Where its standard output and its standard error can be read.
+        listener: Where its calls wait that are only allowed while it is forked; None where there are no such calls.
     """
 
-    def __init__(self, pid: int, pidfd: int, channel: _socket.socket, outputs: tuple[int, int]) -> None:
-        self.pid, self.pidfd, self.channel, self.outputs = pid, pidfd, channel, outputs
+    def __init__(
+        self, pid: int, pidfd: int, channel: _socket.socket, outputs: tuple[int, int], listener: int | None
+    ) -> None:
+        self.pid, self.pidfd, self.channel, self.outputs, self.listener = pid, pidfd, channel, outputs, listener
 
     def ended(self) -> bool:
         """Return whether it has ended."""
@@ -39,17 +40,18 @@ class Child:
 
     def close(self) -> None:
         """Kill it, and let go of everything that belongs to it."""
-        kill_all_of(self.pidfd)
+        kill(self.pidfd)
         self.forget()
 
     def forget(self) -> None:
         """Let go of everything that belongs to it."""
         self.channel.close()
-        for descriptor in (self.pidfd, *self.outputs):
-            os.close(descriptor)
+        for descriptor in (self.pidfd, *self.outputs, self.listener):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
-def kill_all_of(pidfd: int) -> None:
+def kill(pidfd: int) -> None:
     """Kill a process, and with it its namespace if it is the first one there."""
     try:
         _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
@@ -63,34 +65,28 @@ def end_after(work: Callable[[], object]) -> NoReturn:
     try:
         work()
         code = 0
-    except BaseException:  # noqa: BLE001 - nothing may go on in the parent's name
-        import traceback
-
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - nothing may go on in the parent's name
+        complain(error)
     finally:
         os._exit(code)
 
 
-def close_all_but(keep: set[int]) -> None:
-    """Close every descriptor but the standard ones and these; whoever holds the others must not use them any more."""
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        if descriptor > 2 and descriptor not in keep:
-            try:
-                os.close(descriptor)
-            except OSError:
-                pass  # that of the listing itself
+def complain(error: BaseException) -> None:
+    """Write an error of ours to standard error, where the host finds it."""
+    import traceback
+
+    traceback.print_exception(error)
 
 
-def start_worker(config: dict[str, Any], program: bytes, secrets: Sequence[Stream]) -> Child:
-    """Start a worker.
+def start_worker(config: dict[str, Any], program: bytes) -> Child:
+    """Start a worker; it has nothing that the supervisor holds.
 
     Args:
         config: What the box is like.
         program: Its system calls; empty where that is settled already.
-        secrets: What the supervisor holds and a worker must not.
     """
     ours, theirs = _socket.socketpair()
+    gate, gate_end = _socket.socketpair()
     (out, out_end), (err, err_end) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -98,25 +94,34 @@ def start_worker(config: dict[str, Any], program: bytes, secrets: Sequence[Strea
         def work() -> None:
             for number, end in ((1, out_end), (2, err_end)):
                 os.dup2(end, number)
-            for secret in secrets:
-                secret.close()
-            ours.close()
-            for descriptor in (out, err, out_end, err_end):
-                os.close(descriptor)
-            become_untrusted(config, program)
+            close_all_but(theirs.fileno(), gate_end.fileno())
+            listener = become_untrusted(config, program, listen=True)
+            send_with(gate_end, b"!", [] if listener is None else [listener])
+            close_all_but(theirs.fileno())
             worker.run(theirs, config["work"])
 
         end_after(work)
     theirs.close()
+    gate_end.close()
     os.close(out_end)
     os.close(err_end)
     for descriptor in (out, err):
         os.set_blocking(descriptor, False)
-    return Child(pid, os.pidfd_open(pid), ours, (out, err))
+    begun, listeners, _ = receive_all(gate, 1)
+    gate.close()
+    if not begun:
+        raise OSError("the worker did not begin")
+    return Child(pid, os.pidfd_open(pid), ours, (out, err), listeners[0] if listeners else None)
 
 
-def become_untrusted(config: dict[str, Any], program: bytes) -> None:
-    """Give up everything that untrusted code must not have; there is no way back."""
+def become_untrusted(config: dict[str, Any], program: bytes, *, listen: bool = False) -> int | None:
+    """Give up everything that untrusted code must not have; there is no way back.
+
+    Args:
+        config: What the box is like.
+        program: The system calls that are allowed; empty where that is settled already.
+        listen: Return a descriptor where calls wait that a supervisor can let through; there is one with a program.
+    """
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     os.setsid()
     kernel.be_the_first_to_go()
@@ -125,8 +130,12 @@ def become_untrusted(config: dict[str, Any], program: bytes) -> None:
     os.environ.update(config["environment"])
     os.chdir(config["work"])
     kernel.drop_capabilities()
-    if program:
-        kernel.install_filter(program)
+    return kernel.install_filter(program, listen=listen) if program else None
+
+
+def end_privileged() -> None:
+    """Kill what has privileges that it has kept from a fork: processes of this box and of those further down."""
+    _end(lambda: [pid for pid in _numbers() if kernel.is_privileged(pid)])
 
 
 def end_all(*, alone: bool, first: bool) -> None:
@@ -141,18 +150,25 @@ def end_all(*, alone: bool, first: bool) -> None:
         reap(block=True)
         return
     mine = kernel.pid_namespace_depth(os.getpid())
+    _end(lambda: _namespace_mates(mine) if first else _descendants(os.getpid()))
+
+
+def _end(find: Callable[[], list[int]]) -> None:
+    """Kill processes until no more are found.
+
+    They are killed when all of them have stopped: each that has ended makes room for one that forks meanwhile.
+    """
     for _ in range(_PASSES):
-        others = _namespace_mates(mine) if first else _descendants(os.getpid())
-        if not others:
+        found = find()
+        if not found:
             return
-        for pid in others:
-            # Stopped first, so that none of them forks while the others are being killed.
-            _kill(pid, _signal.SIGSTOP)
-        for pid in others:
-            _kill(pid, _signal.SIGKILL)
+        running = [pid for pid in found if _state(pid)[0] not in "Tt"]
+        for pid in running or found:
+            _kill(pid, _signal.SIGSTOP if running else _signal.SIGKILL)
         reap(block=False)
-        select.select([], [], [], 0.002)
-    # They breed faster than they can be killed; with the first process the kernel ends all of them.
+        if not running:
+            select.select([], [], [], 0.002)
+    # They cannot be stopped; with the first process the kernel ends all of them.
     os._exit(1)
 
 
@@ -197,8 +213,12 @@ def _kill(pid: int, number: int) -> None:
 
 def _namespace_mates(depth: int) -> list[int]:
     """Return the processes of this very namespace, zombies and those of branches apart."""
-    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal() and name != "1")
-    return [pid for pid in pids if kernel.pid_namespace_depth(pid) == depth and _state(pid)[0] not in "ZX"]
+    return [pid for pid in _numbers() if kernel.pid_namespace_depth(pid) == depth and _state(pid)[0] not in "ZX"]
+
+
+def _numbers() -> list[int]:
+    """Return all processes that can be seen from here but this one, the first."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal() and name != "1"]
 
 
 def _descendants(ancestor: int) -> list[int]:

@@ -46,6 +46,13 @@ class SocketStream:
         """See `Stream.send`."""
         self._channel.sendall(data)
 
+    def send_for(self, pid: int, data: bytes) -> None:
+        """Send all of the bytes in the name of another process of this namespace."""
+        credentials = _CREDENTIALS.pack(pid, os.getuid(), os.getgid())
+        sent = self._channel.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_CREDENTIALS, credentials)])
+        if sent < len(data):
+            self._channel.sendall(data[sent:])
+
     def close(self) -> None:
         """See `Stream.close`."""
         self._channel.close()
@@ -107,7 +114,8 @@ def send_with(channel: _socket.socket, data: bytes, descriptors: list[int]) -> N
     """Send bytes and descriptors."""
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))
     sent = channel.sendmsg([data], [rights])
-    channel.sendall(data[sent:])
+    if sent < len(data):
+        channel.sendall(data[sent:])
 
 
 def receive_all(channel: _socket.socket, size: int) -> tuple[bytes, list[int], int | None]:
@@ -139,3 +147,13 @@ def readable(descriptor: int | _socket.socket, seconds: float) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(max(0.0, seconds) * 1000))
+
+
+def close_all_but(*kept: int) -> None:
+    """Close every descriptor but the standard ones and those that are named."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # that of the listing

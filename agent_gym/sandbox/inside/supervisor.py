@@ -12,7 +12,7 @@ import select
 import time
 
 from . import branching, files, frames, kernel, processes
-from .streams import Requests, SocketStream
+from .streams import Requests
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .processes import Child
     from .streams import Stream
 
-LONGEST_REQUEST = 128 * 1024 * 1024
 _LONGEST_ANSWER = 64 * 1024
 _PIECE = 65536
 
@@ -171,9 +170,10 @@ class Supervisor:
                     if not unsent:
                         poll.modify(channel, select.POLLIN)
                 if events.get(channel.fileno(), 0) & (select.POLLIN | select.POLLHUP):
-                    answer = _read_answer(channel, reader)
+                    answer = branching.read_answer(channel, reader)
                     if answer is not None:
-                        return self._judge(answer, message, outputs)
+                        # Nobody has run a cell who has not even read it.
+                        return ("died", None) if unsent else self._judge(answer, message, outputs)
                     continue
             except (frames.FrameError, OSError):
                 # The code has closed it, or has written to it.
@@ -196,7 +196,7 @@ class Supervisor:
     # -- processes -------------------------------------------------------------------------------------------------
 
     def _start_worker(self) -> None:
-        self._worker = processes.start_worker(self._config, self._program, [self._host])
+        self._worker = processes.start_worker(self._config, self._program)
 
     def _end_everything(self) -> None:
         """End the worker and all that it has started, but not the branches that were forked from this box."""
@@ -209,30 +209,23 @@ class Supervisor:
         """Make a box beside this one, in the same state; its supervisor answers over the channel that came along."""
         self._revive()
         assert self._worker is not None
+        (host,) = descriptors
         try:
-            forked = branching.branch(self._worker, descriptors, self._config, self._become)
-        except OSError:
-            # No more processes, no memory, a full folder: the session goes on without the branch.
+            forked = branching.branch(self._worker, host, self._config, self._leave, self._serve_twin)
+        except OSError as error:
+            # The code may have used up the processes or the memory.
+            processes.complain(error)
             forked = False
         finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            os.close(host)
         self._branches += forked
         return {"forked": forked}
 
-    def _become(self, channel: _socket.socket, worker: Child) -> None:
-        """Be the supervisor of a new box from now on, and forget this one."""
-        processes.close_all_but({channel.fileno(), worker.channel.fileno(), worker.pidfd, *worker.outputs})
-        host = SocketStream(channel)
-        host.send(frames.pack({"hello": True}))
-        Supervisor(host, Requests(host, LONGEST_REQUEST), self._config, self._program, worker).serve()
+    def _leave(self) -> None:
+        """Let go of this box, in a process that will be the supervisor of another."""
+        self._host.close()
+        if self._worker is not None:
+            self._worker.forget()
 
-
-def _read_answer(channel: _socket.socket, reader: frames.Reader) -> dict[str, Any] | None:
-    data = channel.recv(_PIECE, _socket.MSG_DONTWAIT)
-    if not data:
-        raise frames.FrameError("the worker has hung up")
-    answers = list(reader.feed(data))
-    if len(answers) > 1:
-        raise frames.FrameError("the worker has answered twice")
-    return answers[0][0] if answers else None
+    def _serve_twin(self, host: Stream, requests: Requests, worker: Child) -> None:
+        Supervisor(host, requests, self._config, self._program, worker).serve()

@@ -126,14 +126,14 @@ class Worker:
         except (OSError, ValueError) as error:
             os.write(2, f"bash cannot run this: {error}\n".encode())
             return 126
-        code_or_signal = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code_or_signal = os.waitstatus_to_exitcode(_wait(pid))
         return code_or_signal if code_or_signal >= 0 else 128 - code_or_signal
 
     # -- forking ---------------------------------------------------------------------------------------------------
 
     def _fork(self, descriptors: list[int]) -> None:
         """Go on twice: here, and in the box whose supervisor, channel and outputs are given."""
-        channel, out, err, announcement, *namespaces = descriptors
+        channel, out, err, *namespaces = descriptors
         _flush()
         chance = _random_state()
         arrival, arrived = os.pipe()
@@ -142,7 +142,6 @@ class Worker:
             try:
                 self._move(namespaces, channel, (out, err))
                 _restore(chance)
-                os.write(announcement, b"!")
                 os.write(arrived, b"!")
             except BaseException:  # noqa: BLE001 - a half-moved twin must not go on
                 os._exit(1)
@@ -154,19 +153,19 @@ class Worker:
         # Nothing can be read when all who could have written have ended.
         here = os.read(arrival, 1)
         os.close(arrival)
-        os.waitpid(pid, 0)
+        _wait(pid)
         self._channel.sendall(frames.pack({"forked": bool(here)}))
 
     def _move(self, namespaces: list[int], channel: int, outputs: tuple[int, int]) -> None:
         """Enter the namespaces of another box, and let go of everything that leads back to this one.
 
         The user namespace belongs to this user and is a child of this one: entering it needs no privilege here, gives
-        all of them there, and they are given up at once; the supervisor there checks that.
+        all of them there, and they are given up at once; the supervisor here checks that.
         """
         folder = os.getcwd()
         files = _open_files()
-        for namespace in namespaces:
-            kernel.enter(namespace)
+        for namespace, kind in zip(namespaces, kernel.NAMESPACES.values(), strict=True):
+            kernel.enter(namespace, kind)
         if os.fork():
             os._exit(0)
         kernel.drop_capabilities()
@@ -183,6 +182,14 @@ class Worker:
         for descriptor, path, flags in files:
             _reopen(descriptor, path, flags)
         self._channel.send(b"!")
+
+
+def _wait(pid: int) -> int:
+    """Wait for a child; return its status, 0 where the code has seen to it that nobody can know."""
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return 0  # it has set SIGCHLD to be ignored, or waits for every child in a thread
 
 
 def _flush() -> None:
