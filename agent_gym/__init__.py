@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agent_gym.config import EvalConfig, TrainConfig
     from agent_gym.env import State, Task, TextEnv
+    from agent_gym.envs.tool_env import ToolEnv
     from agent_gym.errors import AgentGymError
     from agent_gym.evaluation.runner import evaluate
     from agent_gym.registry import make, register, specs
+    from agent_gym.tools.base import Tool, tool
+    from agent_gym.tools.calls import ToolCall
+    from agent_gym.tools.toolbox import Toolbox
     from agent_gym.trainers.trainer import train
     from agent_gym.trajectory import Group, Trajectory, Turn
 
@@ -25,6 +29,10 @@ _HOMES = {
     "State": "env",
     "Task": "env",
     "TextEnv": "env",
+    "Tool": "tools.base",
+    "ToolCall": "tools.calls",
+    "ToolEnv": "envs.tool_env",
+    "Toolbox": "tools.toolbox",
     "TrainConfig": "config",
     "Trajectory": "trajectory",
     "Turn": "trajectory",
@@ -32,6 +40,7 @@ _HOMES = {
     "make": "registry",
     "register": "registry",
     "specs": "registry",
+    "tool": "tools.base",
     "train": "trainers.trainer",
 }
 
@@ -42,6 +51,10 @@ __all__ = [
     "State",
     "Task",
     "TextEnv",
+    "Tool",
+    "ToolCall",
+    "ToolEnv",
+    "Toolbox",
     "TrainConfig",
     "Trajectory",
     "Turn",
@@ -50,6 +63,7 @@ __all__ = [
     "make",
     "register",
     "specs",
+    "tool",
     "train",
 ]
 

@@ -76,6 +76,7 @@ WRAPPERS = {
     "history-window": "agent_gym.envs.wrappers:HistoryWindow",
     "invalid-action-penalty": "agent_gym.envs.wrappers:InvalidActionPenalty",
     "reward-scaling": "agent_gym.envs.wrappers:RewardScaling",
+    "tools": "agent_gym.envs.wrappers.with_tools:WithTools",
     "turn-limit": "agent_gym.envs.wrappers:TurnLimit",
 }
 """Wrappers by name."""
@@ -277,4 +278,22 @@ register(
     "agent_gym.envs.reasoning_gym:ReasoningGymEnv",
     gymnasium_id=f"{NAMESPACE}/ReasoningGym-v1",
     description="questions that reasoning-gym makes and marks",
+)
+register(
+    "search_qa",
+    "agent_gym.envs.search_qa:SearchQAEnv",
+    gymnasium_id=f"{NAMESPACE}/SearchQA-v1",
+    description="questions to search and read for; generated worlds, HotpotQA, MuSiQue and others",
+)
+register(
+    "math",
+    "agent_gym.envs.math:MathEnv",
+    gymnasium_id=f"{NAMESPACE}/Math-v1",
+    description="problems with Python or a calculator at hand; generated, GSM8K, MATH, AIME",
+)
+register(
+    "code",
+    "agent_gym.envs.code:CodeEnv",
+    gymnasium_id=f"{NAMESPACE}/Code-v1",
+    description="functions to write, judged by hidden tests in a fresh sandbox; generated, HumanEval, MBPP",
 )

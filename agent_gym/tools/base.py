@@ -24,9 +24,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TOOLS = {
     "answer": "agent_gym.tools.finish:answer",
     "bash": "agent_gym.tools.python:BashTool",
+    "browse": "agent_gym.tools.browse:BrowseTool",
     "calculator": "agent_gym.tools.calculator:calculator",
     "finish": "agent_gym.tools.finish:finish",
     "python": "agent_gym.tools.python:PythonTool",
+    "search": "agent_gym.tools.search:SearchTool",
 }
 """Tools by name, for `as_tool`."""
 
