@@ -136,6 +136,23 @@ def check(
     run_checks(env, parse_overrides(option or []), only=only, manifest=manifest, record=record)
 
 
+@app.command("serve-tools", epilog=_example("agent-gym serve-tools calculator my_tools.py:lookup"))
+def serve_tools(
+    tools: Annotated[list[str], typer.Argument(help="Names (calculator, python ...), module:name or file.py:name.")],
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve over HTTP; by default over standard streams.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="AGENT_GYM_TOKEN", help="What clients must send, as a bearer token; for --http.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the server calls itself.")] = "agent-gym",
+) -> None:
+    """Offer tools to other programs, over the Model Context Protocol."""
+    from agent_gym.cli.serving import run_serve
+
+    run_serve(tools, http=http, token=token, name=name)
+
+
 @app.command(epilog=_example("agent-gym envs"))
 def envs() -> None:
     """List the environments."""

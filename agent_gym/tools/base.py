@@ -253,6 +253,22 @@ def as_tool(given: "Tool | type[Tool] | Callable[..., Any] | str") -> Tool:
     return _checked(given)
 
 
+def as_tools(given: "Tool | type[Tool] | Callable[..., Any] | str") -> list[Tool]:
+    """Return the tools behind an object or a reference: one, see `as_tool`, or all of a server.
+
+    Args:
+        given: As for `as_tool`, or "mcp:python server.py" or "mcp:http://host/mcp", see `agent_gym.tools.mcp`.
+
+    Raises:
+        ToolError: It is nothing of that kind, or the server cannot be used.
+    """
+    if isinstance(given, str) and given.startswith("mcp:"):
+        from agent_gym.tools.mcp import mcp_tools
+
+        return [_checked(each) for each in mcp_tools(given.removeprefix("mcp:"))]
+    return [as_tool(given)]
+
+
 def _made(cls: type[Tool]) -> Tool:
     try:
         return cls()

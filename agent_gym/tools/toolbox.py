@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from agent_gym.errors import ConfigError, ToolError, suggestion
 from agent_gym.tools import running
-from agent_gym.tools.base import ENGINE_FAILURES, FunctionTool, Tool, as_tool
+from agent_gym.tools.base import ENGINE_FAILURES, FunctionTool, Tool, as_tools
 from agent_gym.tools.calls import ToolCall, ToolResult, ToolStatus
 from agent_gym.tools.episode import tools_of
 from agent_gym.tools.recording import Entry, Recording, Tape
@@ -34,7 +34,7 @@ class Toolbox:
     many. `fork` gives a toolbox in the same state; neither disturbs the other.
 
     Args:
-        tools: Tools, classes of tools, typed functions, names or references, see `as_tool`.
+        tools: Tools, classes of tools, typed functions, names or references, see `as_tools`.
         max_calls: Calls in one episode, whichever the tool; None for no limit. Tools that end the episode are free.
         timeout: Seconds that no call may exceed, where the tool's own limit is longer.
         max_characters: Longest text of a result; a sentence tells the model how much is missing.
@@ -58,8 +58,7 @@ class Toolbox:
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} of a toolbox must be more than 0, not {value}.")
         self.tools: dict[str, Tool] = {}
-        for given in tools:
-            tool = as_tool(given)
+        for tool in (each for given in tools for each in as_tools(given)):
             if tool.name in self.tools:
                 raise ToolError(f"Two tools have the name {tool.name!r}: give one of them another name.")
             self.tools[tool.name] = tool if isinstance(tool, FunctionTool) else copy.copy(tool)
