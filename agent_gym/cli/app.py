@@ -143,7 +143,7 @@ def serve_tools(
         str | None, typer.Option(metavar="HOST:PORT", help="Serve over HTTP; by default over standard streams.")
     ] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="AGENT_GYM_TOKEN", help="What clients must send, as a bearer token; for --http.")
+        str | None, typer.Option(envvar="AGENT_GYM_TOKEN", help="What clients must send as a bearer token; for --http.")
     ] = None,
     name: Annotated[str, typer.Option(help="What the server calls itself.")] = "agent-gym",
 ) -> None:

@@ -101,6 +101,7 @@ class Box:
         self._branches = 0
         self._retired = False
         self._closed = False
+        self._kills = 0
         self._tree = threading.Lock()
         self._forking = threading.Lock()
 
@@ -147,7 +148,6 @@ class Box:
         Raises:
             BoxLost: The box is gone, and the code is not known to be to blame.
         """
-        kills = self._group.out_of_memory_kills() if self._group else 0
         message = {
             "do": "run",
             "language": language,
@@ -160,11 +160,11 @@ class Box:
         try:
             answer, output = self.ask(message, code + stdin, seconds=timeout + ANSWER_SECONDS)
         except BoxLost:
-            if self._group and self._group.out_of_memory_kills() > kills:
+            if self._memory_ran_out():
                 return Result(Status.OUT_OF_MEMORY, restarted=True, files_lost=True)
             raise
         status = Status(answer["status"])
-        if status is Status.DIED and self._group and self._group.out_of_memory_kills() > kills:
+        if status is Status.DIED and self._memory_ran_out():
             status = Status.OUT_OF_MEMORY
         return Result(
             status,
@@ -255,6 +255,15 @@ class Box:
         # The namespaces of its branches lie within its own: only what the agent runs here can end now.
         with suppress(BoxLost):
             self.ask({"do": "empty"}, seconds=ANSWER_SECONDS)
+
+    def _memory_kills(self) -> int:
+        """Return how many processes in it were killed, so far, because memory had run out."""
+        return self._group.out_of_memory_kills() if self._group else 0
+
+    def _memory_ran_out(self) -> bool:
+        """Return whether there were such kills since this was last asked."""
+        before, self._kills = self._kills, self._memory_kills()
+        return self._kills > before
 
     def kill(self) -> None:
         """End the first process of the box at once, and so all of it; the box is lost then."""

@@ -46,7 +46,7 @@ def compiled() -> bytes:
 
 @cache
 def boot_source() -> str:
-    """Return a program for `python -c` that has the modules in it, for any interpreter from Python 3.9 on."""
+    """Return a program for `python -c` that has the modules in it, for any interpreter from Python 3.10 on."""
     folder = Path(__file__).parent / "inside"
     parts = {name: (folder / f"{name}.py").read_text() for name in _MODULES}
     packed = json.dumps(parts)

@@ -141,7 +141,7 @@ def sweep(hierarchy: Hierarchy) -> int:
     swept = 0
     for group in ours(hierarchy):
         label = group.name.removeprefix(_PREFIX).partition("-")[0]
-        if not _lives(label):
+        if not lives(label):
             logger.info("Removing %s, which a process that has died left behind.", group)
             swept += _clear(group)
     return swept
@@ -221,7 +221,7 @@ def _delegates(path: Path) -> bool:
     return False
 
 
-def _lives(label: str) -> bool:
+def lives(label: str) -> bool:
     """Return whether the owner of a label lives, as far as can be told from here: another container's does."""
     pid, _, rest = label.partition(".")
     if rest.rpartition(".")[2] != f"{_NAMESPACE.stat().st_ino:x}":

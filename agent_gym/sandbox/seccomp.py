@@ -132,6 +132,8 @@ def docker_profile() -> dict[str, Any]:
             {"names": list(OWN_PROCESS_ONLY), "action": allow, "args": [equal(0, 0)]},
             {"names": ["clone"], "action": allow, "args": [no_namespace]},
             {"names": ["setpriority"], "action": allow, "args": [equal(1, 0)]},
+            # Older daemons answer "not permitted" whatever is said above, at which the C library gives up on a process.
+            {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
             {"names": ["personality"], "action": allow, "args": [equal(0, 0xFFFFFFFF)]},
             {"names": ["ioctl"], "action": allow, "args": [unequal(1, _FAKE_INPUT)]},
             *(

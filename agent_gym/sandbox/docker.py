@@ -1,0 +1,320 @@
+"""Runs code in containers: one for each run and each session, with our supervisor on its standard streams.
+
+Nothing of the host is mounted, so the daemon may be on another machine; what runs inside is sent as source. Works with
+the Docker SDK and whatever speaks Docker's API; `runtime="runsc"` gives the code a kernel of its own (gVisor).
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from agent_gym.errors import SandboxError, SandboxUnavailable
+from agent_gym.sandbox import cgroups
+from agent_gym.sandbox.base import Limits
+from agent_gym.sandbox.boxes import Box, BoxLost, box_config
+from agent_gym.sandbox.bundle import boot_source
+from agent_gym.sandbox.seccomp import docker_profile
+from agent_gym.sandbox.sessions import BoxSandbox
+
+logger = logging.getLogger(__name__)
+
+_USER: Final = 65534
+_OWNER_LABEL: Final = "agent_gym.owner"
+_HOST_LABEL: Final = "agent_gym.host"
+_SECONDS: Final = 60.0
+"""What the daemon may take to make, start or remove a container."""
+_STREAM_HEADER: Final = struct.Struct(">BxxxI")
+_STANDARD_ERROR: Final = 2
+_LAST_WORDS: Final = 4096
+_MOST_OF_A_GVISOR: Final = 256
+"""gVisor's own threads count as processes of the container."""
+
+
+class Docker(BoxSandbox):
+    """Runs code in containers.
+
+    Args:
+        limits: What code may use.
+        image: The image, which needs `python3` (3.10 or newer); libraries are those that it has.
+        concurrency: Calls that run at once; two for each processor by default.
+        runtime: The runtime of the containers; the daemon's own by default, "runsc" for gVisor.
+        base_url: The daemon's address; that of the environment (DOCKER_HOST) by default. Podman's socket works too.
+
+    Raises:
+        SandboxUnavailable: There is no daemon or no such image; the message says what to do.
+    """
+
+    name = "docker"
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        image: str | None = None,
+        concurrency: int | None = None,
+        runtime: str | None = None,
+        base_url: str | None = None,
+    ) -> None:
+        if image is None:
+            raise SandboxUnavailable("The Docker sandbox needs an image with python3: give image='python:3.11-slim'.")
+        super().__init__(limits or Limits(), concurrency or 2 * (os.cpu_count() or 1))
+        self._image = image
+        self._runtime = runtime
+        self._client = _connect(base_url)
+        try:
+            self._podman = _is_podman(self._client)
+            _require_image(self._client, image)
+            _sweep(self._client)
+        except BaseException:
+            self._client.close()
+            raise
+
+    def guarantees(self) -> Mapping[str, bool]:
+        """See `Sandbox.guarantees`."""
+        return {
+            "host files are out of reach": True,
+            "no network": True,
+            "own processes": True,
+            "own user": False,
+            "system calls are limited": True,
+            "memory is limited as a whole": True,
+            "processes are limited": True,
+            "disk is limited": True,
+            "sessions fork": False,
+        }
+
+    def close(self) -> None:
+        """See `Sandbox.close`."""
+        super().close()
+        self._client.close()
+
+    def _open_box(self) -> Box:
+        import docker
+
+        try:
+            container = self._client.api.create_container(
+                self._image,
+                ["python3", "-I", "-S", "-B", "-c", boot_source(), "box"],
+                stdin_open=True,
+                user=f"{_USER}:{_USER}",
+                working_dir="/work",
+                network_disabled=True,
+                hostname="sandbox",
+                labels={_OWNER_LABEL: cgroups.owner_label(), _HOST_LABEL: _host()},
+                host_config=self._client.api.create_host_config(**self._restrictions()),
+            )
+        except docker.errors.DockerException as error:
+            raise SandboxError(f"The Docker daemon made no container: {error}.") from error
+        try:
+            # The streams are joined before the start, so that nothing that is said is missed.
+            streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            attached = self._client.api.attach_socket(container["Id"], streams)
+            channel = _Streams(attached)
+            self._client.api.start(container["Id"])
+        except (docker.errors.DockerException, OSError) as error:
+            _remove(self._client, container["Id"])
+            raise SandboxError(f"The Docker daemon did not start a container: {error}.") from error
+        box = _Container(channel, self.limits, self._client, container["Id"])
+        try:
+            box.greet()
+            box.begin(box_config(self.limits), b"")
+        except BoxLost as error:
+            words = channel.last_words()
+            box.close()
+            raise BoxLost(f"{error}; the container said {words!r}" if words else str(error)) from error
+        return box
+
+    def _restrictions(self) -> dict[str, Any]:
+        """Return what a container may not do."""
+        limits = self.limits
+        size = f"size={limits.disk_bytes},mode=1777,nosuid,nodev,uid={_USER},gid={_USER}"
+        folder = size if self._podman else f"{size},nr_inodes={limits.files}"
+        processes = limits.processes + 2
+        restrictions: dict[str, Any] = {
+            "network_mode": "none",
+            "read_only": True,
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges", "seccomp=" + json.dumps(docker_profile())],
+            "pids_limit": max(processes, _MOST_OF_A_GVISOR) if self._runtime else processes,
+            "mem_limit": limits.memory_bytes,
+            "memswap_limit": limits.memory_bytes,
+            "nano_cpus": int(limits.cpus * 1e9),
+            "ipc_mode": "private",
+            "shm_size": limits.disk_bytes,
+            "log_config": {"Type": "none"},
+            "tmpfs": {"/work": folder + ",exec", "/tmp": folder + ",exec"},
+            "init": False,
+        }
+        if self._podman:
+            # Its defaults cannot be set without a privilege that a container lacks.
+            restrictions["ulimits"] = [
+                {"Name": "nofile", "Soft": 1024, "Hard": 1024},
+                {"Name": "nproc", "Soft": 4096, "Hard": 4096},
+            ]
+        if self._runtime is not None:
+            restrictions["runtime"] = self._runtime
+        return restrictions
+
+
+class _Container(Box):
+    """A box that is a container.
+
+    Args:
+        channel: The way to the supervisor.
+        limits: What code may use.
+        client: The daemon.
+        container: Its id.
+    """
+
+    def __init__(self, channel: "_Streams", limits: Limits, client: Any, container: str) -> None:
+        super().__init__(channel, limits)
+        self._client = client
+        self._container = container
+
+    def kill(self) -> None:
+        """See `Box.kill`."""
+        import docker
+
+        with contextlib.suppress(docker.errors.DockerException):
+            self._client.api.kill(self._container)
+
+    def _memory_kills(self) -> int:
+        """Return 1 after the kernel has killed something because memory had run out; the daemon counts no further."""
+        import docker
+
+        try:
+            return int(self._client.api.inspect_container(self._container)["State"]["OOMKilled"])
+        except (docker.errors.DockerException, KeyError):
+            return 0
+
+    def _end(self) -> None:
+        # The streams first: a removal waits for whoever still listens.
+        self._closed = True
+        self._channel.close()
+        _remove(self._client, self._container)
+
+
+class _Streams:
+    """The streams of a container, which the daemon sends in pieces with a header each; implements `boxes.Channel`."""
+
+    def __init__(self, attached: Any) -> None:
+        self._attached = attached
+        # The SDK wraps the socket of a connection to a Unix socket.
+        self._socket: socket.socket = getattr(attached, "_sock", attached)
+        self._parts = bytearray()
+        self._said = bytearray()
+
+    def send(self, data: bytes, descriptors: Sequence[int], deadline: float) -> None:
+        """See `Channel.send`; descriptors cannot travel here."""
+        self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+        self._socket.sendall(data)
+
+    def receive(self, deadline: float) -> bytes:
+        """See `Channel.receive`."""
+        while True:
+            piece = self._next()
+            if piece is not None:
+                return piece
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            data = self._socket.recv(1 << 18)
+            if not data:
+                return b""
+            self._parts += data
+
+    def last_words(self) -> str:
+        """Return the last line of the standard error."""
+        lines = self._said.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._attached.close()
+
+    def _next(self) -> bytes | None:
+        """Return the next piece of the standard output, if it is here as a whole."""
+        while len(self._parts) >= _STREAM_HEADER.size:
+            stream, length = _STREAM_HEADER.unpack_from(self._parts)
+            end = _STREAM_HEADER.size + length
+            if len(self._parts) < end:
+                return None
+            piece = bytes(self._parts[_STREAM_HEADER.size : end])
+            del self._parts[:end]
+            if stream != _STANDARD_ERROR and piece:
+                return piece
+            self._said = (self._said + piece)[-_LAST_WORDS:]
+        return None
+
+
+def _connect(base_url: str | None) -> Any:
+    """Return a client of the daemon.
+
+    Raises:
+        SandboxUnavailable: It cannot be reached.
+    """
+    import docker
+
+    try:
+        client = (
+            docker.DockerClient(base_url=base_url, timeout=_SECONDS)
+            if base_url
+            else docker.from_env(timeout=int(_SECONDS))
+        )
+        client.ping()
+    except docker.errors.DockerException as error:
+        raise SandboxUnavailable(
+            f"No Docker daemon can be reached ({error}): start one, or name its address with base_url or DOCKER_HOST."
+        ) from error
+    return client
+
+
+def _is_podman(client: Any) -> bool:
+    return any("podman" in str(part.get("Name", "")).lower() for part in client.version().get("Components", []))
+
+
+def _require_image(client: Any, image: str) -> None:
+    import docker
+
+    try:
+        client.images.get(image)
+    except docker.errors.ImageNotFound as error:
+        raise SandboxUnavailable(f"The Docker daemon has no image {image!r}: docker pull {image}.") from error
+
+
+def _sweep(client: Any) -> None:
+    """Remove the containers of owners on this machine that live no more."""
+    found = client.api.containers(all=True, filters={"label": f"{_HOST_LABEL}={_host()}"})
+    for container in found:
+        if not cgroups.lives(container["Labels"].get(_OWNER_LABEL, "")):
+            logger.warning("Removing the container %s, which a process that has died left behind.", container["Id"][:12])
+            _remove(client, container["Id"])
+
+
+def _remove(client: Any, container: str) -> None:
+    import docker
+
+    try:
+        client.api.remove_container(container, force=True, v=True)
+    except docker.errors.NotFound:
+        return
+    except docker.errors.DockerException as error:
+        logger.warning("The container %s could not be removed: %s.", container[:12], error)
+
+
+@cache
+def _host() -> str:
+    """Return what names this machine until it is started anew."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
