@@ -93,6 +93,11 @@ class BoxSession(Session):
             self._closed = True
             self._drop()
 
+    def __del__(self) -> None:
+        # Forgotten rather than closed: its processes must not live for as long as the sandbox.
+        if self._box is not None:
+            self._sandbox._at_leisure(self._box.close)
+
     def expire(self, now: float) -> None:
         """End the session's box if its time is over; called now and then by the sandbox."""
         limits = self._sandbox.limits

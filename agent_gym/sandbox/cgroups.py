@@ -76,13 +76,7 @@ class Group:
 
     def out_of_memory_kills(self) -> int:
         """Return how many processes were killed because memory had run out."""
-        file = "memory.events" if self._version == 2 else "memory.oom_control"
-        with contextlib.suppress(OSError):
-            for line in (self._folders["memory"] / file).read_text().splitlines():
-                key, _, value = line.partition(" ")
-                if key == "oom_kill":
-                    return int(value)
-        return 0
+        return memory_kills(self._folders["memory"])
 
     def peak_bytes(self) -> int | None:
         """Return the most memory that was in use at once, where the kernel says so."""
@@ -106,6 +100,28 @@ class Group:
 
     def _distinct(self) -> list[Path]:
         return list(dict.fromkeys(self._folders.values()))
+
+
+def memory_kills(group: Path) -> int:
+    """Return how many processes of a group of either version were killed because memory had run out."""
+    for name in ("memory.events", "memory.oom_control"):
+        with contextlib.suppress(OSError):
+            for line in (group / name).read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def memory_group_of(pid: int, root: Path = Path("/sys/fs/cgroup")) -> Path | None:
+    """Return the group that limits the memory of a process, if it can be seen from here."""
+    try:
+        memberships = _memberships(Path(f"/proc/{pid}/cgroup"))
+    except OSError:
+        return None
+    if "memory" in memberships:
+        return root / "memory" / memberships["memory"].lstrip("/")
+    return root / memberships[""].lstrip("/") if "" in memberships else None
 
 
 def find_hierarchy(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Hierarchy:

@@ -187,13 +187,21 @@ class _Container(Box):
             self._client.api.kill(self._container)
 
     def _memory_kills(self) -> int:
-        """Return 1 after the kernel has killed something because memory had run out; the daemon counts no further."""
+        """Return how many processes were killed because memory had run out, as far as can be known.
+
+        A daemon on this machine keeps the container's control group here. Of another one is only known, 0 or 1,
+        whether the container as a whole has ended of it.
+        """
         import docker
 
         try:
-            return int(self._client.api.inspect_container(self._container)["State"]["OOMKilled"])
-        except (docker.errors.DockerException, KeyError):
+            state = self._client.api.inspect_container(self._container)["State"]
+        except docker.errors.DockerException:
             return 0
+        group = cgroups.memory_group_of(state["Pid"]) if state["Pid"] else None
+        if group is not None and self._container in str(group):
+            return cgroups.memory_kills(group)
+        return int(state["OOMKilled"])
 
     def _end(self) -> None:
         # The streams first: a removal waits for whoever still listens.
@@ -296,7 +304,7 @@ def _sweep(client: Any) -> None:
     found = client.api.containers(all=True, filters={"label": f"{_HOST_LABEL}={_host()}"})
     for container in found:
         if not cgroups.lives(container["Labels"].get(_OWNER_LABEL, "")):
-            logger.warning("Removing the container %s, which a process that has died left behind.", container["Id"][:12])
+            logger.info("Removing the container %s, which a process that has died left behind.", container["Id"][:12])
             _remove(client, container["Id"])
 
 

@@ -213,6 +213,7 @@ def test_a_twin_keeps_no_privileges_whatever_the_code_has_prepared(bubblewrap: S
             found = said(
                 child,
                 "[s for p in os.listdir('/proc') if p.isdigit() and p != '1' "
-                "for s in [open(f'/proc/{p}/status').read()] if 'Z (zombie)' not in s and int(s.split('CapEff:')[1].split()[0], 16)]",
+                "for s in [open(f'/proc/{p}/status').read()] "
+                "if 'Z (zombie)' not in s and int(s.split('CapEff:')[1].split()[0], 16)]",
             )
             assert found == "[]"
