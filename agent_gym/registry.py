@@ -124,23 +124,28 @@ def _construct(what: str, constructor: "Callable[..., TextEnv]", arguments: dict
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown and unknown[1] in arguments:
-            known = _options(constructor)
+            known = options_of(constructor)
             raise ConfigError(f"Unknown option {unknown[1]!r} of the {what}{suggestion(unknown[1], known)}") from error
         if "keyword argument" not in str(error) and "keyword-only argument" not in str(error):
             raise
         raise ConfigError(f"The {what} cannot be made with these arguments: {error}.") from error
 
 
-def _options(constructor: "Callable[..., TextEnv]") -> set[str]:
-    """Return the names of a constructor's options, those included that it hands on to its bases."""
+def options_of(constructor: "Callable[..., TextEnv]") -> dict[str, Any]:
+    """Return a constructor's options and their defaults, those included that it hands on to its bases.
+
+    One without a default has `inspect.Parameter.empty`.
+    """
     classes = constructor.__mro__[:-1] if isinstance(constructor, type) else (constructor,)
-    names: set[str] = set()
+    options: dict[str, Any] = {}
     for each in classes:
         parameters = inspect.signature(each).parameters.values()
-        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                options.setdefault(parameter.name, parameter.default)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return names
+    return options
 
 
 def held_out_split(id: str, options: Mapping[str, Any]) -> str:

@@ -153,12 +153,44 @@ def serve_tools(
     run_serve(tools, http=http, token=token, name=name)
 
 
-@app.command(epilog=_example("agent-gym envs"))
-def envs() -> None:
-    """List the environments."""
-    from agent_gym.cli.showing import list_envs
+@app.command(epilog=_example("agent-gym envs alfworld"))
+def envs(env: Annotated[str | None, typer.Argument(help="Describe this one: its options and splits.")] = None) -> None:
+    """List the environments, or describe one."""
+    from agent_gym.cli.showing import describe_env, list_envs
 
-    list_envs()
+    list_envs() if env is None else describe_env(env)
+
+
+@app.command(epilog=_example("agent-gym doctor --image python:3.11-slim"))
+def doctor(
+    image: Annotated[str | None, typer.Option(help="Try the Docker sandbox, with this image.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what works on this machine; exit code 1 where untrusted code cannot be isolated."""
+    from agent_gym.cli.doctoring import run_doctor
+
+    run_doctor(image=image, as_json=json)
+
+
+Folder = Annotated[Path, typer.Option(help="Where to write it.")]
+new = typer.Typer(help="Begin an environment or a tool of your own.", no_args_is_help=True)
+app.add_typer(new, name="new")
+
+
+@new.command("env", epilog=_example("agent-gym new env my_env"))
+def new_env(name: Annotated[str, typer.Argument(help="Name of the module.")], folder: Folder = Path()) -> None:
+    """Write an environment that works, and its tests."""
+    from agent_gym.cli.scaffolding import make_environment
+
+    make_environment(name, folder)
+
+
+@new.command("tool", epilog=_example("agent-gym new tool my_tool"))
+def new_tool(name: Annotated[str, typer.Argument(help="Name of the module.")], folder: Folder = Path()) -> None:
+    """Write a tool that works, and its tests."""
+    from agent_gym.cli.scaffolding import make_tool
+
+    make_tool(name, folder)
 
 
 @app.command(epilog=_example("agent-gym show runs/demo --phase after --failures"))

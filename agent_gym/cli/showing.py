@@ -1,5 +1,6 @@
 """`agent-gym envs` and `agent-gym show`."""
 
+import inspect
 from itertools import islice
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent_gym.errors import UnknownIdError
-from agent_gym.registry import specs
+from agent_gym.registry import find_spec, options_of, resolve, specs
 from agent_gym.store.run import RunFolder
 from agent_gym.trajectory import Trajectory
 
@@ -22,6 +23,25 @@ def list_envs() -> None:
     for spec in specs():
         table.add_row(spec.id, spec.gymnasium_id, spec.description)
     Console().print(table)
+
+
+def describe_env(env_id: str) -> None:
+    """Print the options and the splits of an environment."""
+    console = Console(highlight=False)
+    spec = find_spec(env_id)
+    constructor = resolve(spec.entry_point)
+    if spec.description:
+        console.print(f"[bold]{escape(env_id)}[/bold]: {escape(spec.description)}")
+    table = Table()
+    table.add_column("option", style="bold")
+    table.add_column("default")
+    for name, default in options_of(constructor).items():
+        # One without a default is what a class gives to its base.
+        if default is not inspect.Parameter.empty:
+            table.add_row(escape(name), escape(repr(spec.kwargs.get(name, default))))
+    console.print(table)
+    splits = getattr(constructor, "splits", ())
+    console.print(f"splits: {', '.join(splits)}")
 
 
 def show_run(
