@@ -159,13 +159,13 @@ def held_out_split(id: str, options: Mapping[str, Any]) -> str:
 
 def specs() -> list[EnvSpec]:
     """Return all registered environments, plugins included, sorted by id."""
-    _load_plugins()
+    load_plugins()
     return sorted(_SPECS.values(), key=lambda spec: spec.id)
 
 
 def find_spec(id: str) -> EnvSpec:
     """Return the specification behind an id, see `make`."""
-    _load_plugins()
+    load_plugins()
     if id in _SPECS:
         return _SPECS[id]
     for spec in _SPECS.values():
@@ -238,7 +238,7 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _load_plugins() -> None:
+def load_plugins() -> None:
     """Call each plugin's function once; it registers what the plugin brings."""
     global _loaded_plugins
     if _loaded_plugins:

@@ -3,65 +3,32 @@
 import importlib.util
 import os
 import re
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import documents
 import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 OFFICIAL_GAMES = ROOT.parent / "shared" / "data" / "alfworld_games.json.xz"
-SHORTER = [
-    "warm_start.episodes=20",
-    "rollout.tasks=1",
-    "algorithm.options.group_size=2",
-    "measure.tasks=2",
-    "measure.every=0",
-    "steps=1",
-    "model.layers=1",
-]
-"""What makes a training command of the README take seconds; everything else runs as written."""
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 def commands() -> list[str]:
-    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    inline = re.findall(r"`(agent-gym [^`]+)`", README)
-    return [line for line in lines if line.startswith("agent-gym")] + inline
+    return documents.commands(README) + re.findall(r"`(agent-gym [^`]+)`", README)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readme")
     (path / "examples").symlink_to(ROOT / "examples")
-    echo = next(block for block in blocks("python") if "class Echo" in block)
+    echo = next(block for block in documents.blocks(README, "python") if "class Echo" in block)
     (path / "echo.py").write_text(echo)
     return path
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "AGENT_GYM_CACHE": str(folder / "cache"),
-    }
-    return subprocess.run(
-        arguments, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=600
-    )
-
-
-def gym(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    arguments = shlex.split(line)[1:]
-    if arguments[0] == "train":
-        # Assignments that the README itself makes come last, so that they win.
-        arguments[1:1] = [part for assignment in SHORTER for part in ("--set", assignment)]
-    return run([sys.executable, "-c", "from agent_gym.cli import main; main()", *arguments], folder)
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "AGENT_GYM_CACHE": str(folder / "cache")}
 
 
 def test_there_are_commands_for_each_of_the_three_uses() -> None:
@@ -77,7 +44,7 @@ def test_the_command_runs_as_written(line: str, folder: Path) -> None:
     wanted = re.search(r"--env (scienceworld|textworld)", line)
     if wanted and importlib.util.find_spec(wanted[1]) is None:
         pytest.skip(f"the extra {wanted[1]} is not installed (make extras)")
-    result = gym(line, folder)
+    result = documents.gym(line, folder, environment(folder))
     if "Qwen/" in line:
         # Weights come from the internet; here it must get as far as asking for them.
         assert result.returncode in (0, 2), result.stderr
@@ -86,9 +53,9 @@ def test_the_command_runs_as_written(line: str, folder: Path) -> None:
         assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[0])
+@pytest.mark.parametrize("code", documents.blocks(README, "python"), ids=lambda code: code.strip().splitlines()[0])
 def test_the_python_runs_as_written(code: str, folder: Path) -> None:
-    result = run([sys.executable, "-c", code], folder)
+    result = documents.run([sys.executable, "-c", code], folder, environment(folder))
     assert result.returncode == 0, result.stderr
 
 

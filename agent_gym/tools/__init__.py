@@ -1,6 +1,6 @@
 """Tools that an agent can call: `@tool` on a typed function, or a class where there is a state for each episode."""
 
-from agent_gym.tools.base import TOOLS, Tool, as_tool, tool
+from agent_gym.tools.base import TOOLS, Tool, as_tool, register_tool, tool
 from agent_gym.tools.calls import ToolCall, ToolResult
 from agent_gym.tools.recording import Recording, record, replay
 from agent_gym.tools.syntax import SYNTAXES, Parsed, ToolSyntax, detect_syntax, get_syntax
@@ -20,6 +20,7 @@ __all__ = [
     "detect_syntax",
     "get_syntax",
     "record",
+    "register_tool",
     "replay",
     "tool",
 ]

@@ -13,7 +13,7 @@ from functools import cached_property, update_wrapper
 from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar, overload
 
 from agent_gym.errors import MissingExtraError, SandboxUnavailable, ToolError, UnknownIdError, WorkerError
-from agent_gym.registry import resolve
+from agent_gym.registry import load_plugins, resolve
 from agent_gym.tools.schema import Arguments, LooseArguments, read_docstring, text_parameter
 
 P = ParamSpec("P")
@@ -276,7 +276,23 @@ def _made(cls: type[Tool]) -> Tool:
         raise ToolError(f"The tool {cls.__name__} cannot be made without arguments: {error}.") from error
 
 
+def register_tool(name: str, reference: str) -> None:
+    """Make a tool known by a short name, to configurations and the command line.
+
+    Args:
+        name: The name.
+        reference: "module:name" of a tool, a class of tools, or a typed function.
+
+    Raises:
+        ToolError: The name is that of another tool.
+    """
+    if TOOLS.get(name, reference) != reference:
+        raise ToolError(f"The tool name {name!r} is taken by {TOOLS[name]}: choose another one.")
+    TOOLS[name] = reference
+
+
 def _import(reference: str) -> Any:
+    load_plugins()
     if reference not in TOOLS and ":" not in reference:
         raise ToolError(str(UnknownIdError.of("tool", reference, TOOLS)))
     try:
