@@ -73,8 +73,10 @@ class Docker(BoxSandbox):
             self._podman = _is_podman(self._client)
             _require_image(self._client, image)
             _sweep(self._client)
-        except BaseException:
+        except BaseException as error:
             self._client.close()
+            if isinstance(error, _failures()):
+                raise SandboxUnavailable(f"The Docker daemon does not work as it should: {error}.") from error
             raise
 
     def guarantees(self) -> Mapping[str, bool]:
@@ -97,8 +99,6 @@ class Docker(BoxSandbox):
         self._client.close()
 
     def _open_box(self) -> Box:
-        import docker
-
         try:
             container = self._client.api.create_container(
                 self._image,
@@ -111,7 +111,7 @@ class Docker(BoxSandbox):
                 labels={_OWNER_LABEL: cgroups.owner_label(), _HOST_LABEL: _host()},
                 host_config=self._client.api.create_host_config(**self._restrictions()),
             )
-        except docker.errors.DockerException as error:
+        except _failures() as error:
             raise SandboxError(f"The Docker daemon made no container: {error}.") from error
         try:
             # The streams are joined before the start, so that nothing that is said is missed.
@@ -119,7 +119,7 @@ class Docker(BoxSandbox):
             attached = self._client.api.attach_socket(container["Id"], streams)
             channel = _Streams(attached)
             self._client.api.start(container["Id"])
-        except (docker.errors.DockerException, OSError) as error:
+        except _failures() as error:
             _remove(self._client, container["Id"])
             raise SandboxError(f"The Docker daemon did not start a container: {error}.") from error
         box = _Container(channel, self.limits, self._client, container["Id"])
@@ -148,9 +148,9 @@ class Docker(BoxSandbox):
             "memswap_limit": limits.memory_bytes,
             "nano_cpus": int(limits.cpus * 1e9),
             "ipc_mode": "private",
-            "shm_size": limits.disk_bytes,
             "log_config": {"Type": "none"},
-            "tmpfs": {"/work": folder + ",exec", "/tmp": folder + ",exec"},
+            # Shared memory is named, too: what the daemon would mount there has no limit on files.
+            "tmpfs": {"/work": folder + ",exec", "/tmp": folder + ",exec", "/dev/shm": folder},
             "init": False,
         }
         if self._podman:
@@ -181,9 +181,7 @@ class _Container(Box):
 
     def kill(self) -> None:
         """See `Box.kill`."""
-        import docker
-
-        with contextlib.suppress(docker.errors.DockerException):
+        with contextlib.suppress(*_failures()):
             self._client.api.kill(self._container)
 
     def _memory_kills(self) -> int:
@@ -192,11 +190,9 @@ class _Container(Box):
         A daemon on this machine keeps the container's control group here. Of another one is only known, 0 or 1,
         whether the container as a whole has ended of it.
         """
-        import docker
-
         try:
             state = self._client.api.inspect_container(self._container)["State"]
-        except docker.errors.DockerException:
+        except _failures():
             return 0
         group = cgroups.memory_group_of(state["Pid"]) if state["Pid"] else None
         if group is not None and self._container in str(group):
@@ -279,7 +275,7 @@ def _connect(base_url: str | None) -> Any:
             else docker.from_env(timeout=int(_SECONDS))
         )
         client.ping()
-    except docker.errors.DockerException as error:
+    except _failures() as error:
         raise SandboxUnavailable(
             f"No Docker daemon can be reached ({error}): start one, or name its address with base_url or DOCKER_HOST."
         ) from error
@@ -297,6 +293,10 @@ def _require_image(client: Any, image: str) -> None:
         client.images.get(image)
     except docker.errors.ImageNotFound as error:
         raise SandboxUnavailable(f"The Docker daemon has no image {image!r}: docker pull {image}.") from error
+    except (docker.errors.APIError, docker.errors.NullResource) as error:
+        raise SandboxUnavailable(
+            f"The Docker daemon does not take {image!r} for the name of an image ({error}): python:3.11-slim is one."
+        ) from error
 
 
 def _sweep(client: Any) -> None:
@@ -315,8 +315,15 @@ def _remove(client: Any, container: str) -> None:
         client.api.remove_container(container, force=True, v=True)
     except docker.errors.NotFound:
         return
-    except docker.errors.DockerException as error:
+    except _failures() as error:
         logger.warning("The container %s could not be removed: %s.", container[:12], error)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what the SDK raises when the daemon refuses something or is not there; errors of requests are OSErrors."""
+    import docker
+
+    return docker.errors.DockerException, OSError
 
 
 @cache

@@ -1,14 +1,21 @@
 """What is true of containers alone; the rest is tested with all backends."""
 
+import socket
+import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent_gym.errors import SandboxError, SandboxUnavailable
-from agent_gym.sandbox import Status, make
+from agent_gym.errors import ForkDiverged, SandboxError, SandboxUnavailable
+from agent_gym.sandbox import Limits, Status, boxes, make
+from agent_gym.sandbox.docker import _Streams
 
 docker = pytest.importorskip("docker")
 Options = dict[str, Any]
@@ -102,3 +109,152 @@ def test_eight_sessions_run_side_by_side(docker_options: Options) -> None:
         for number, session in enumerate(sessions):
             session.run(f"x = {number}")
         assert [session.run("x").stdout for session in sessions] == [f"{number}\n".encode() for number in range(8)]
+
+
+@pytest.mark.parametrize("image", ["", "UPPER", "two words"])
+def test_what_is_no_name_of_an_image_is_refused(docker_options: Options, image: str) -> None:
+    with pytest.raises(SandboxUnavailable, match=f"does not take {image!r} for the name of an image"):
+        make("docker", **{**docker_options, "image": image})
+
+
+@pytest.mark.parametrize("folder", ["/work", "/tmp", "/dev/shm"])
+def test_each_folder_that_can_be_written_has_a_limit_on_files(docker_options: Options, folder: str) -> None:
+    code = f"for n in range(300): open(f'{folder}/{{n}}', 'w').close()"
+    with make("docker", limits=Limits(files=200), **docker_options) as sandbox:
+        assert b"No space left on device" in sandbox.run(code).stderr
+
+
+def test_a_session_whose_cells_give_other_results_cannot_be_forked(docker_options: Options) -> None:
+    with make("docker", **docker_options) as sandbox, sandbox.session() as parent:
+        parent.run("import time; print(time.perf_counter_ns())")
+        with pytest.raises(ForkDiverged, match="Cell 1 gave another result"):
+            parent.fork()
+        assert parent.run("6 * 7").stdout == b"42\n"
+
+
+def test_no_descriptor_and_no_thread_is_left_when_the_sandbox_is_closed(docker_options: Options) -> None:
+    make("docker", **docker_options).close()
+    before = _own_things()
+    with make("docker", **docker_options) as sandbox:
+        sessions = [sandbox.session() for _ in range(2)]
+        for session in sessions:
+            session.run("1")
+        sandbox.run("1")
+        assert _own_things() != before
+    assert _own_things() == before
+
+
+def _own_things() -> tuple[int, list[str]]:
+    return len(list(Path("/proc/self/fd").iterdir())), sorted(thread.name for thread in threading.enumerate())
+
+
+def test_a_container_that_falls_silent_is_given_up(
+    docker_options: Options, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make("docker", **docker_options) as sandbox, sandbox.session() as session:
+        session.run("x = 1")
+        client.api.pause(session._box._container)  # type: ignore[attr-defined]
+        monkeypatch.setattr(boxes, "ANSWER_SECONDS", 0.2)
+        with pytest.raises(SandboxError, match="not answered in time"):
+            session.run("x", timeout=0.2)
+        monkeypatch.undo()
+        after = session.run("'x' in globals()")
+        assert (after.stdout, after.restarted, after.files_lost) == (b"False\n", True, True)
+
+
+def test_the_end_of_the_daemon_is_a_failure_of_the_sandbox_and_no_result(
+    docker_options: Options, client: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if not docker_options["base_url"].startswith("unix://"):
+        pytest.skip("the daemon has no socket on this machine that could be cut off")
+    before = set(ours(client))
+    wire = _Wire(docker_options["base_url"], tmp_path_factory.mktemp("w") / "s")
+    try:
+        sandbox = make("docker", image=docker_options["image"], base_url=wire.address)
+        used, idle = sandbox.session(), sandbox.session()
+        used.run("x = 1")
+        idle.run("x = 1")
+        wire.cut()
+        for _ in range(2):
+            with pytest.raises(SandboxError):
+                used.run("x")
+        with pytest.raises(SandboxError, match="The Docker daemon made no container"):
+            sandbox.run("1")
+        idle.close()
+        sandbox.close()
+        with pytest.raises(SandboxUnavailable, match="No Docker daemon can be reached"):
+            make("docker", image=docker_options["image"], base_url=wire.address)
+    finally:
+        wire.cut()
+        for left in set(ours(client)) - before:
+            client.api.remove_container(left, force=True)
+
+
+class _Wire:
+    """A socket that leads to a daemon until it is cut."""
+
+    def __init__(self, target: str, path: Path) -> None:
+        self.address = f"unix://{path}"
+        self._target = target.removeprefix("unix://")
+        self._ends: list[socket.socket] = [socket.socket(socket.AF_UNIX)]
+        self._ends[0].bind(str(path))
+        self._ends[0].listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """End all connections; there is no other."""
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._ends[0].accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._target)
+                self._ends += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=_pump, args=pair, daemon=True).start()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_the_pieces_of_the_streams_are_told_apart_however_they_are_cut() -> None:
+    ours_end, theirs = socket.socketpair()
+    streams = _Streams(ours_end)
+    sent = b"".join(struct.pack(">BxxxI", kind, len(data)) + data for kind, data in _PIECES)
+
+    def trickle() -> None:
+        for start in range(0, len(sent), 7):
+            theirs.sendall(sent[start : start + 7])
+        theirs.close()
+
+    sender = threading.Thread(target=trickle)
+    sender.start()
+    got = b""
+    while data := streams.receive(time.monotonic() + 30.0):
+        got += data
+    sender.join()
+    assert got == b"hello world" and streams.last_words() == "the last line"
+    assert len(streams._said) <= 4096
+    streams.close()
+
+
+_PIECES = [(1, b"hello"), (2, b"noise\n" * 5000), (1, b""), (1, b" world"), (2, b"the last line\n")]
+
+
+def test_streams_that_say_nothing_in_time_say_so() -> None:
+    ours_end, theirs = socket.socketpair()
+    with theirs:
+        streams = _Streams(ours_end)
+        theirs.sendall(struct.pack(">BxxxI", 1, 100) + b"half")
+        with pytest.raises(TimeoutError):
+            streams.receive(time.monotonic() + 0.05)
+        streams.close()
