@@ -60,12 +60,18 @@ def _interpreter() -> tuple[str, list[Path], list[tuple[Path, Path]]]:
     executable = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     if Path("/usr") in (prefix, *prefix.parents):
         libraries = {Path(sysconfig.get_path(name, vars={"base": str(prefix)})) for name in ("purelib", "platlib")}
-        local = [] if Path("/usr/local") in (prefix, *prefix.parents) else [Path("/usr/local")]
-        return str(executable), [*sorted(libraries), *local], []
+        local = set() if Path("/usr/local") in (prefix, *prefix.parents) else {Path("/usr/local")}
+        return str(executable), _outermost(libraries | local), []
     home = HOME / "python"
     binds = [(executable, home / "bin" / _VERSION), (prefix / "lib" / _VERSION, home / "lib" / _VERSION)]
     binds += [(library, home / "lib" / library.name) for library in sorted((prefix / "lib").glob("libpython*.so*"))]
     return str(home / "bin" / _VERSION), [home / "lib" / _VERSION / "site-packages", Path("/usr/local")], binds
+
+
+def _outermost(folders: Iterable[Path]) -> list[Path]:
+    """Return the folders that exist, without those that lie within another one."""
+    there = sorted({folder for folder in folders if folder.is_dir()})
+    return [folder for folder in there if not any(other in folder.parents for other in there)]
 
 
 def _package_entries(packages: Iterable[str]) -> Iterator[Path]:
