@@ -21,6 +21,7 @@ from agent_gym.sandbox import cgroups
 from agent_gym.sandbox.base import Limits
 from agent_gym.sandbox.boxes import Box, BoxLost, box_config
 from agent_gym.sandbox.bundle import boot_source
+from agent_gym.sandbox.inside import frames
 from agent_gym.sandbox.seccomp import docker_profile
 from agent_gym.sandbox.sessions import BoxSandbox
 
@@ -45,7 +46,8 @@ class Docker(BoxSandbox):
         limits: What code may use.
         image: The image, which needs `python3` (3.10 or newer); libraries are those that it has.
         concurrency: Calls that run at once; two for each processor by default.
-        runtime: The runtime of the containers; the daemon's own by default, "runsc" for gVisor.
+        runtime: The runtime of the containers; the daemon's own by default, "runsc" for gVisor, which must be one that
+            has `pidfd_open`: that of Debian 12 has not.
         base_url: The daemon's address; that of the environment (DOCKER_HOST) by default. Podman's socket works too.
 
     Raises:
@@ -126,10 +128,9 @@ class Docker(BoxSandbox):
         try:
             box.greet()
             box.begin(box_config(self.limits), b"")
-        except BoxLost as error:
-            words = channel.last_words()
+        except BoxLost:
             box.close()
-            raise BoxLost(f"{error}; the container said {words!r}" if words else str(error)) from error
+            raise
         return box
 
     def _restrictions(self) -> dict[str, Any]:
@@ -176,6 +177,7 @@ class _Container(Box):
 
     def __init__(self, channel: "_Streams", limits: Limits, client: Any, container: str) -> None:
         super().__init__(channel, limits)
+        self._streams = channel
         self._client = client
         self._container = container
 
@@ -198,6 +200,13 @@ class _Container(Box):
         if group is not None and self._container in str(group):
             return cgroups.memory_kills(group)
         return int(state["OOMKilled"])
+
+    def _next(self, deadline: float) -> frames.Frame:
+        try:
+            return super()._next(deadline)
+        except BoxLost as error:
+            words = self._streams.last_words()
+            raise BoxLost(f"{error}; the container said {words!r}" if words else str(error)) from error
 
     def _end(self) -> None:
         # The streams first: a removal waits for whoever still listens.
@@ -223,15 +232,16 @@ class _Streams:
 
     def receive(self, deadline: float) -> bytes:
         """See `Channel.receive`."""
-        while True:
-            piece = self._next()
-            if piece is not None:
-                return piece
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+        while (piece := self._next()) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("nothing has come on the standard output in time")
+            self._socket.settimeout(left)
             data = self._socket.recv(1 << 18)
             if not data:
                 return b""
             self._parts += data
+        return piece
 
     def last_words(self) -> str:
         """Return the last line of the standard error."""

@@ -190,6 +190,31 @@ def test_the_end_of_the_daemon_is_a_failure_of_the_sandbox_and_no_result(
             client.api.remove_container(left, force=True)
 
 
+def test_a_supervisor_that_fails_is_told_with_its_last_words(docker_options: Options) -> None:
+    with make("docker", **docker_options) as sandbox, sandbox.session() as session:
+        session.run("1")
+        with pytest.raises(boxes.BoxLost, match=r"hung up; the container said .*there is no request 'dance'"):
+            session._box.ask({"do": "dance"}, seconds=30.0)  # type: ignore[attr-defined]
+
+
+def test_code_cannot_write_to_the_standard_error_of_the_supervisor(docker_options: Options) -> None:
+    code = (
+        "import os\n"
+        "for path in ('/proc/1/fd/2', f'/proc/{os.getppid()}/fd/2'):\n"
+        "    try: open(path, 'w').write('forged'); print('written')\n"
+        "    except OSError as error: print(type(error).__name__)\n"
+        "for fd in range(3, 64):\n"
+        "    try: os.write(fd, b'forged')\n"
+        "    except OSError: pass\n"
+    )
+    with make("docker", **docker_options) as sandbox, sandbox.session() as session:
+        session.run("import os; os.write(2, b'forged')")
+        tried = session.run(code).stdout
+        assert tried.count(b"PermissionError") == 2 and b"written" not in tried
+        session.run("1")
+        assert session._box._streams.last_words() == ""  # type: ignore[attr-defined]
+
+
 class _Wire:
     """A socket that leads to a daemon until it is cut."""
 
@@ -257,4 +282,18 @@ def test_streams_that_say_nothing_in_time_say_so() -> None:
         theirs.sendall(struct.pack(">BxxxI", 1, 100) + b"half")
         with pytest.raises(TimeoutError):
             streams.receive(time.monotonic() + 0.05)
+        streams.close()
+
+
+def test_noise_on_the_standard_error_does_not_put_the_deadline_off() -> None:
+    ours_end, theirs = socket.socketpair()
+    noise = struct.pack(">BxxxI", 2, 5) + b"noise"
+    with theirs:
+        streams = _Streams(ours_end)
+        theirs.sendall(noise * 10)
+        with pytest.raises(TimeoutError):
+            streams.receive(time.monotonic() - 1.0)
+        with pytest.raises(TimeoutError):
+            streams.receive(time.monotonic() + 0.05)
+        assert streams.last_words() == "noise" * 10
         streams.close()

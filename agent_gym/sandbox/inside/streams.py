@@ -59,12 +59,15 @@ class SocketStream:
 
 
 class StandardStreams:
-    """The standard input and output of this process, which nothing else must use from now on."""
+    """The standard input and output of this process, which nothing else must use from now on.
+
+    The standard error stays, for last words; workers have their own.
+    """
 
     def __init__(self) -> None:
         self._in, self._out = os.dup(0), os.dup(1)
         nothing = os.open("/dev/null", os.O_RDWR)
-        for number in (0, 1, 2):
+        for number in (0, 1):
             os.dup2(nothing, number)
         os.close(nothing)
 
