@@ -49,9 +49,11 @@ class Docker(BoxSandbox):
         runtime: The runtime of the containers; the daemon's own by default, "runsc" for gVisor, which must be one that
             has `pidfd_open`: that of Debian 12 has not.
         base_url: The daemon's address; that of the environment (DOCKER_HOST) by default. Podman's socket works too.
+        require_memory_limit: Refuse a daemon that cannot limit memory, as one without root may be. Code can use up the
+            memory of its machine then.
 
     Raises:
-        SandboxUnavailable: There is no daemon or no such image; the message says what to do.
+        SandboxUnavailable: There is no daemon, no such image or no limit on memory; the message says what to do.
     """
 
     name = "docker"
@@ -64,6 +66,7 @@ class Docker(BoxSandbox):
         concurrency: int | None = None,
         runtime: str | None = None,
         base_url: str | None = None,
+        require_memory_limit: bool = True,
     ) -> None:
         if image is None:
             raise SandboxUnavailable("The Docker sandbox needs an image with python3: give image='python:3.11-slim'.")
@@ -74,6 +77,12 @@ class Docker(BoxSandbox):
         try:
             self._podman = _is_podman(self._client)
             _require_image(self._client, image)
+            self._told = self._client.info()
+            if require_memory_limit and not self._told.get("MemoryLimit"):
+                raise SandboxUnavailable(
+                    "The Docker daemon cannot limit memory: give it control groups, as one that runs as root has, or "
+                    "accept that with require_memory_limit=False."
+                )
             _sweep(self._client)
         except BaseException as error:
             self._client.close()
@@ -89,8 +98,8 @@ class Docker(BoxSandbox):
             "own processes": True,
             "own user": False,
             "system calls are limited": True,
-            "memory is limited as a whole": True,
-            "processes are limited": True,
+            "memory is limited as a whole": bool(self._told.get("MemoryLimit")),
+            "processes are limited": bool(self._told.get("PidsLimit")),
             "disk is limited": True,
             "sessions fork": False,
         }
@@ -116,22 +125,31 @@ class Docker(BoxSandbox):
         except _failures() as error:
             raise SandboxError(f"The Docker daemon made no container: {error}.") from error
         try:
-            # The streams are joined before the start, so that nothing that is said is missed.
-            streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            attached = self._client.api.attach_socket(container["Id"], streams)
-            channel = _Streams(attached)
-            self._client.api.start(container["Id"])
-        except _failures() as error:
+            channel = self._start(container["Id"])
+        except BaseException as error:
             _remove(self._client, container["Id"])
-            raise SandboxError(f"The Docker daemon did not start a container: {error}.") from error
+            if isinstance(error, _failures()):
+                raise SandboxError(f"The Docker daemon did not start a container: {error}.") from error
+            raise
         box = _Container(channel, self.limits, self._client, container["Id"])
         try:
             box.greet()
             box.begin(box_config(self.limits), b"")
-        except BoxLost:
+        except BaseException:
             box.close()
             raise
         return box
+
+    def _start(self, container: str) -> "_Streams":
+        """Start a container; its streams are joined before, so that nothing that is said is missed."""
+        streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        channel = _Streams(self._client.api.attach_socket(container, streams))
+        try:
+            self._client.api.start(container)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
 
     def _restrictions(self) -> dict[str, Any]:
         """Return what a container may not do."""

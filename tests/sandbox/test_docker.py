@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def test_a_daemon_that_cannot_be_reached_is_told_with_the_remedy() -> None:
         make("docker", image="any", base_url="unix:///no/such/socket")
 
 
-def test_an_image_without_python_says_what_the_container_has_said(docker_options: Options, client: Any) -> None:
+def test_an_image_without_python_leaves_nothing_and_says_what_is_missing(
+    docker_options: Options, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import io
     import tarfile
 
@@ -52,12 +55,16 @@ def test_an_image_without_python_says_what_the_container_has_said(docker_options
     with tarfile.open(fileobj=empty, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("nothing"))
     client.api.import_image_from_data(empty.getvalue(), repository="agent-gym-empty")
-    with (
-        make("docker", **{**docker_options, "image": "agent-gym-empty"}) as sandbox,
-        pytest.raises(SandboxError) as told,
-    ):
-        sandbox.run("1")
+    before = set(ours(client))
+    with make("docker", **{**docker_options, "image": "agent-gym-empty"}) as sandbox:
+        api = sandbox._client.api  # type: ignore[attr-defined]
+        attach, joined = api.attach_socket, []
+        monkeypatch.setattr(api, "attach_socket", lambda *args: joined.append(attach(*args)) or joined[-1])
+        with pytest.raises(SandboxError) as told:
+            sandbox.run("1")
+        assert [streams.closed for streams in joined] == [True]
     assert "python3" in str(told.value)
+    assert set(ours(client)) <= before
     client.images.remove("agent-gym-empty")
 
 
@@ -92,6 +99,8 @@ def test_containers_of_a_killed_owner_are_removed_by_the_next_one(docker_options
     owner = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     left = owner.stdout.strip()
     assert left in ours(client), owner.stderr[-500:]
+    # It has ended by itself, since nobody holds its standard input any more.
+    assert client.containers.get(left).wait(timeout=30)["StatusCode"] == 0
     make("docker", **docker_options).close()
     assert left not in ours(client)
 
@@ -104,11 +113,11 @@ def test_memory_that_runs_out_is_told_as_such(docker_options: Options) -> None:
 
 
 def test_eight_sessions_run_side_by_side(docker_options: Options) -> None:
-    with make("docker", **docker_options) as sandbox:
+    with make("docker", concurrency=8, **docker_options) as sandbox, ThreadPoolExecutor(8) as pool:
         sessions = [sandbox.session() for _ in range(8)]
-        for number, session in enumerate(sessions):
-            session.run(f"x = {number}")
-        assert [session.run("x").stdout for session in sessions] == [f"{number}\n".encode() for number in range(8)]
+        list(pool.map(lambda each: each[1].run(f"x = {each[0]}"), enumerate(sessions)))
+        shown = pool.map(lambda session: session.run("x").stdout, sessions)
+        assert list(shown) == [f"{number}\n".encode() for number in range(8)]
 
 
 @pytest.mark.parametrize("image", ["", "UPPER", "two words"])
@@ -142,6 +151,20 @@ def test_no_descriptor_and_no_thread_is_left_when_the_sandbox_is_closed(docker_o
         sandbox.run("1")
         assert _own_things() != before
     assert _own_things() == before
+
+
+def test_a_daemon_that_cannot_limit_memory_is_refused_unless_that_is_accepted(
+    docker_options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = docker.APIClient.info
+    less = {"MemoryLimit": False, "PidsLimit": False}
+    monkeypatch.setattr(docker.APIClient, "info", lambda self: {**told(self), **less})
+    with pytest.raises(SandboxUnavailable, match=r"cannot limit memory: .*require_memory_limit=False"):
+        make("docker", **docker_options)
+    with make("docker", require_memory_limit=False, **docker_options) as sandbox:
+        promised = sandbox.guarantees()
+        assert not promised["memory is limited as a whole"] and not promised["processes are limited"]
+        assert promised["no network"]
 
 
 def _own_things() -> tuple[int, list[str]]:
