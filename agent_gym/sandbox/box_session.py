@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FILE_SECONDS = 45.0
+_LONGEST_SECONDS = 1_000_000
 _T = TypeVar("_T")
 
 
@@ -94,9 +95,10 @@ class BoxSession(Session):
             self._drop()
 
     def __del__(self) -> None:
-        # Forgotten rather than closed: its processes must not live for as long as the sandbox.
+        # Forgotten rather than closed: its processes must not live for as long as the sandbox. The collector of garbage
+        # calls this at any time, in the middle of anything, so that no lock may be taken here.
         if self._box is not None:
-            self._sandbox._at_leisure(self._box.close)
+            self._sandbox._forgotten.append(self._box)
 
     def expire(self, now: float) -> None:
         """End the session's box if its time is over; called now and then by the sandbox."""
@@ -198,11 +200,11 @@ def checked_seconds(timeout: float | None, limits: Limits) -> float:
     """Return the seconds that a call may take.
 
     Raises:
-        ConfigError: They are not more than 0.
+        ConfigError: They are not more than 0, or more than the kernel can wait.
     """
     seconds = limits.seconds if timeout is None else timeout
-    if not seconds > 0:
-        raise ConfigError(f"timeout must be more than 0 seconds, not {seconds}.")
+    if not 0 < seconds <= _LONGEST_SECONDS:
+        raise ConfigError(f"timeout must be more than 0 seconds and at most {_LONGEST_SECONDS:,}, not {seconds}.")
     return seconds
 
 

@@ -65,6 +65,12 @@ class SocketChannel:
         self._end.settimeout(max(0.001, deadline - time.monotonic()))
         return self._end.recv(1 << 18)
 
+    def hung_up(self) -> bool:
+        """Return whether nobody is at the other end any more."""
+        poll = select.poll()
+        poll.register(self._end, 0)
+        return bool(poll.poll(0))
+
     def close(self) -> None:
         """See `Channel.close`."""
         self._end.close()
@@ -102,6 +108,7 @@ class Box:
         self._retired = False
         self._closed = False
         self._kills = 0
+        self._owner = os.getpid()
         self._tree = threading.Lock()
         self._forking = threading.Lock()
 
@@ -245,6 +252,8 @@ class Box:
 
     def close(self) -> None:
         """End all that runs in it; where boxes were forked from it, its supervisor stays as long as they do."""
+        if not self.belongs_here:
+            return
         with self._tree:
             if self._closed or self._retired:
                 return
@@ -255,6 +264,11 @@ class Box:
         # The namespaces of its branches lie within its own: only what the agent runs here can end now.
         with suppress(BoxLost):
             self.ask({"do": "empty"}, seconds=ANSWER_SECONDS)
+
+    @property
+    def belongs_here(self) -> bool:
+        """Whether this process has made it, not one that this was forked from."""
+        return os.getpid() == self._owner
 
     def _memory_kills(self) -> int:
         """Return how many processes in it were killed, so far, because memory had run out."""

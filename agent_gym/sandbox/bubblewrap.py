@@ -44,6 +44,16 @@ _starter = ThreadPoolExecutor(1, thread_name_prefix="sandbox-starter")
 """The kernel ends a pool with the *thread* that has started it; this one lives as long as the process."""
 
 
+def _begin_anew() -> None:
+    """In a process that was forked from one with sandboxes: that thread is not there, and the users are taken."""
+    global _users, _starter
+    _users = itertools.count(os.getpid() % _USERS)
+    _starter = ThreadPoolExecutor(1, thread_name_prefix="sandbox-starter")
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 class Bubblewrap(BoxSandbox):
     """Runs code in namespaces set up by bubblewrap (`bwrap`), as root or not.
 
@@ -203,8 +213,8 @@ class _Pool:
             raise
 
     def ended(self) -> bool:
-        """Return whether the pool has ended."""
-        return self._process.poll() is not None
+        """Return whether the pool has ended; bwrap itself may take a moment longer."""
+        return self._process.poll() is not None or self._channel.hung_up()
 
     def end(self) -> None:
         """End the pool and whatever is still in it."""

@@ -1,6 +1,7 @@
 """Which sandbox this machine can have: probed by running code in it, never guessed."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,15 @@ def probe(backend: str, *, allow_unsafe: bool = False, **options: Any) -> Probe:
 
 _shared: dict[str, Sandbox] = {}
 _guard = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """In a forked process: another thread of its parent may have held the lock."""
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _first_that_works(limits: Limits | None, options: Mapping[str, Any]) -> Sandbox:

@@ -107,6 +107,8 @@ class _LocalBox(Box):
 
     def close(self) -> None:
         """See `Box.close`."""
+        if not self.belongs_here:
+            return
         try:
             self.ask({"do": "empty"}, seconds=5.0)
         except BoxLost as error:

@@ -10,7 +10,9 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from agent_gym.errors import AgentGymError, SandboxError
 from agent_gym.sandbox.base import (
@@ -46,6 +48,8 @@ class BoxSandbox(Sandbox):
         self._guard = threading.Lock()
         self._owner = os.getpid()
         self._spares: deque[Box] = deque()
+        self._forgotten: deque[Box] = deque()
+        """Boxes of sessions that nobody has closed."""
         self._busy = False
         """A second box was needed: it pays to have some ready."""
         self._waiting = min(concurrency, os.cpu_count() or 1)
@@ -78,6 +82,8 @@ class BoxSandbox(Sandbox):
         _open_sandboxes.add(self)
         if self._busy:
             self._at_leisure(self._make_spares)
+        if self._forgotten:
+            self._at_leisure(partial(_close_each, self._forgotten))
         self._busy = True
         return box
 
@@ -90,8 +96,7 @@ class BoxSandbox(Sandbox):
             logger.info("No box could be made in advance: %s.", error)
 
     def _drop_spares(self) -> None:
-        while self._spares:
-            self._spares.popleft().close()
+        _close_each(self._spares)
 
     def _at_leisure(self, work: Callable[[], None]) -> None:
         """Do something when there is time; at once when the sandbox is being closed."""
@@ -140,6 +145,7 @@ class BoxSandbox(Sandbox):
             session.close()
         self._housekeeper.shutdown(wait=True)
         self._drop_spares()
+        _close_each(self._forgotten)
         if self._keeper is not None and self._keeper is not threading.current_thread():
             self._keeper.join()
 
@@ -170,6 +176,13 @@ class BoxSandbox(Sandbox):
     def _expire(self, now: float) -> None:
         for session in list(self._sessions):
             session.expire(now)
+        _close_each(self._forgotten)
+
+
+def _close_each(boxes: deque[Box]) -> None:
+    with suppress(IndexError):
+        while True:
+            boxes.popleft().close()
 
 
 _open_sandboxes: "weakref.WeakSet[BoxSandbox]" = weakref.WeakSet()

@@ -154,27 +154,27 @@ def _write_file(root: str, path: str, data: bytes) -> None:
 def _walk(root: str) -> Iterator[tuple[str, str, int, int]]:
     """Yield each entry below a folder: its path, why it is refused, and else an open file and its size."""
     entries = 0
-    stack = [(os.open(root, _FOLDER), "", 0)]
+    stack = [("", os.open(root, _FOLDER), iter(sorted(os.listdir(root))))]
     while stack:
-        folder, prefix, depth = stack.pop()
-        try:
-            names = sorted(os.listdir(folder))
-            for name in names:
-                entries += 1
-                if entries > _MOST_ENTRIES:
-                    yield prefix or ".", "too many entries", -1, 0
-                    return
-                path = prefix + name
-                problem, descriptor, size = _open_entry(folder, name, path)
-                if problem == "folder":
-                    if depth < _DEEPEST:
-                        stack.append((descriptor, path + "/", depth + 1))
-                        continue
-                    os.close(descriptor)
-                    problem = "too deep"
-                yield _sayable(path), problem, descriptor, size
-        finally:
+        prefix, folder, names = stack[-1]
+        name = next(names, None)
+        if name is None:
             os.close(folder)
+            stack.pop()
+            continue
+        entries += 1
+        if entries > _MOST_ENTRIES:
+            yield prefix or ".", "too many entries", -1, 0
+            return
+        path = prefix + name
+        problem, descriptor, size = _open_entry(folder, name, path)
+        if problem == "folder":
+            if len(stack) <= _DEEPEST:
+                stack.append((path + "/", descriptor, iter(sorted(os.listdir(descriptor)))))
+                continue
+            os.close(descriptor)
+            problem = "too deep"
+        yield _sayable(path), problem, descriptor, size
 
 
 def _open_entry(folder: int, name: str, path: str) -> tuple[str, int, int]:

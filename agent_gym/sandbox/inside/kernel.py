@@ -175,13 +175,24 @@ def limit_resources(file_bytes: int, address_space: int | None) -> None:
         file_bytes: The largest file.
         address_space: Bytes a process may map; None where a control group limits memory.
     """
-    wanted = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_NOFILE: 1024}
+    descriptors = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2)
+    wanted = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_NOFILE: descriptors}
     if address_space is not None:
         wanted[resource.RLIMIT_AS] = address_space
     for kind, value in wanted.items():
         hard = resource.getrlimit(kind)[1]
         ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (ceiling, ceiling))
+
+
+def take_descriptors() -> None:
+    """Allow this process as many descriptors as it may have.
+
+    Those under way in sockets count for all boxes of a user together: code, which may have half of them at most, cannot
+    keep a supervisor from sending one.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def be_the_first_to_go() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> None:
     """Begin as told: "pool FD MODULE ...", "box FD" or "box" (over the standard streams)."""
     kernel.hide()
+    kernel.take_descriptors()
     if arguments[0] == "pool":
         run_pool(SocketStream(_socket.socket(fileno=int(arguments[1]))), arguments[2:])
     elif len(arguments) > 1:

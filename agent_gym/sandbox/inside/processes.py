@@ -95,8 +95,7 @@ def start_worker(config: dict[str, Any], program: bytes) -> Child:
             for number, end in ((1, out_end), (2, err_end)):
                 os.dup2(end, number)
             close_all_but(theirs.fileno(), gate_end.fileno())
-            listener = become_untrusted(config, program, listen=True)
-            send_with(gate_end, b"!", [] if listener is None else [listener])
+            become_untrusted(config, program, gate_end)
             close_all_but(theirs.fileno())
             worker.run(theirs, config["work"])
 
@@ -114,23 +113,27 @@ def start_worker(config: dict[str, Any], program: bytes) -> Child:
     return Child(pid, os.pidfd_open(pid), ours, (out, err), listeners[0] if listeners else None)
 
 
-def become_untrusted(config: dict[str, Any], program: bytes, *, listen: bool = False) -> int | None:
+def become_untrusted(config: dict[str, Any], program: bytes, gate: _socket.socket | None = None) -> None:
     """Give up everything that untrusted code must not have; there is no way back.
 
     Args:
         config: What the box is like.
         program: The system calls that are allowed; empty where that is settled already.
-        listen: Return a descriptor where calls wait that a supervisor can let through; there is one with a program.
+        gate: Where a descriptor is sent at which calls wait that the supervisor can let through; with an empty program,
+            only a byte.
     """
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     os.setsid()
     kernel.be_the_first_to_go()
-    kernel.limit_resources(config["file_bytes"], config["address_space"])
     os.environ.clear()
     os.environ.update(config["environment"])
     os.chdir(config["work"])
     kernel.drop_capabilities()
-    return kernel.install_filter(program, listen=listen) if program else None
+    listener = kernel.install_filter(program, listen=gate is not None) if program else None
+    if gate is not None:
+        send_with(gate, b"!", [] if listener is None else [listener])
+    # Last, since what is sent is limited, too, by what all code of this user has sent.
+    kernel.limit_resources(config["file_bytes"], config["address_space"])
 
 
 def end_privileged() -> None:

@@ -121,12 +121,16 @@ class Worker:
 
     def _run_bash(self, code: bytes, *, echo: bool) -> int:
         _flush()
+        # Where children are to be forgotten, nobody would know how this one has ended.
+        handler = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         try:
             pid = os.posix_spawn("/bin/bash", [b"bash", b"-c", code], dict(os.environ))
+            code_or_signal = os.waitstatus_to_exitcode(_wait(pid))
         except (OSError, ValueError) as error:
             os.write(2, f"bash cannot run this: {error}\n".encode())
             return 126
-        code_or_signal = os.waitstatus_to_exitcode(_wait(pid))
+        finally:
+            _signal.signal(_signal.SIGCHLD, handler)
         return code_or_signal if code_or_signal >= 0 else 128 - code_or_signal
 
     # -- forking ---------------------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ def _wait(pid: int) -> int:
     try:
         return os.waitpid(pid, 0)[1]
     except ChildProcessError:
-        return 0  # it has set SIGCHLD to be ignored, or waits for every child in a thread
+        return 0  # it waits for every child in a thread, or has set SIGCHLD to be ignored
 
 
 def _flush() -> None:
