@@ -33,6 +33,20 @@ def ours(client: Any) -> list[str]:
     return [each["Id"] for each in client.api.containers(all=True, filters={"label": "agent_gym.owner"})]
 
 
+def _made_by(sandbox: Any) -> set[str]:
+    """Return a set that gets the containers which a sandbox makes from now on; others make some at the same time."""
+    made: set[str] = set()
+    create = sandbox._client.api.create_container
+
+    def remember(*args: Any, **options: Any) -> Any:
+        container = create(*args, **options)
+        made.add(container["Id"])
+        return container
+
+    sandbox._client.api.create_container = remember
+    return made
+
+
 def test_an_image_must_be_named_and_be_there(docker_options: Options) -> None:
     with pytest.raises(SandboxUnavailable, match="give image='python"):
         make("docker")
@@ -55,8 +69,8 @@ def test_an_image_without_python_leaves_nothing_and_says_what_is_missing(
     with tarfile.open(fileobj=empty, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("nothing"))
     client.api.import_image_from_data(empty.getvalue(), repository="agent-gym-empty")
-    before = set(ours(client))
     with make("docker", **{**docker_options, "image": "agent-gym-empty"}) as sandbox:
+        made = _made_by(sandbox)
         api = sandbox._client.api  # type: ignore[attr-defined]
         attach, joined = api.attach_socket, []
         monkeypatch.setattr(api, "attach_socket", lambda *args: joined.append(attach(*args)) or joined[-1])
@@ -64,7 +78,7 @@ def test_an_image_without_python_leaves_nothing_and_says_what_is_missing(
             sandbox.run("1")
         assert [streams.closed for streams in joined] == [True]
     assert "python3" in str(told.value)
-    assert set(ours(client)) <= before
+    assert made and not made & set(ours(client))
     client.images.remove("agent-gym-empty")
 
 
@@ -81,13 +95,13 @@ def test_the_restrictions_arrive_at_the_daemon(docker_options: Options, client: 
 
 
 def test_no_container_is_left_when_the_sandbox_is_closed(docker_options: Options, client: Any) -> None:
-    before = set(ours(client))
     with make("docker", **docker_options) as sandbox:
+        made = _made_by(sandbox)
         sandbox.run("1")
         sandbox.session().run("1")
         sandbox.run("1")
-        assert set(ours(client)) > before
-    assert set(ours(client)) <= before
+        assert len(made) >= 2 and made & set(ours(client))
+    assert not made & set(ours(client))
 
 
 def test_containers_of_a_killed_owner_are_removed_by_the_next_one(docker_options: Options, client: Any) -> None:
@@ -190,10 +204,11 @@ def test_the_end_of_the_daemon_is_a_failure_of_the_sandbox_and_no_result(
 ) -> None:
     if not docker_options["base_url"].startswith("unix://"):
         pytest.skip("the daemon has no socket on this machine that could be cut off")
-    before = set(ours(client))
+    made: set[str] = set()
     wire = _Wire(docker_options["base_url"], tmp_path_factory.mktemp("w") / "s")
     try:
         sandbox = make("docker", image=docker_options["image"], base_url=wire.address)
+        made = _made_by(sandbox)
         used, idle = sandbox.session(), sandbox.session()
         used.run("x = 1")
         idle.run("x = 1")
@@ -209,7 +224,7 @@ def test_the_end_of_the_daemon_is_a_failure_of_the_sandbox_and_no_result(
             make("docker", image=docker_options["image"], base_url=wire.address)
     finally:
         wire.cut()
-        for left in set(ours(client)) - before:
+        for left in made & set(ours(client)):
             client.api.remove_container(left, force=True)
 
 
