@@ -139,7 +139,7 @@ class Bubblewrap(BoxSandbox):
             self.limits,
             own_folders=True,
             address_space=None if self._grouped else self.limits.memory_bytes,
-            environment=environment(PYTHONPATH=str(HOME / "packages")),
+            environment=environment(PYTHONPATH=str(HOME / "packages"), **self._runtime.environment()),
         )
 
     def _new_group(self) -> cgroups.Group | None:
@@ -317,7 +317,7 @@ def _options(runtime: Runtime) -> list[str]:
             "--cap-add",
             "CAP_SETFCAP",
         ),
-        *(part for name, value in environment().items() for part in ("--setenv", name, value)),
+        *(part for name, value in environment(**runtime.environment()).items() for part in ("--setenv", name, value)),
         *("--ro-bind", "/usr", "/usr"),
         *(part for link in ("bin", "lib", "lib32", "lib64", "sbin") for part in _root_link(link)),
         *("--dir", "/work", "--dir", "/mnt", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),

@@ -35,6 +35,11 @@ class Runtime:
     masks: tuple[Path, ...]
     """Folders inside that are hidden by an empty one."""
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables without which the interpreter would not find its own library, or find another one's."""
+        own = HOME / "python" / "lib"
+        return {"LD_LIBRARY_PATH": str(own)} if Path(self.python).is_relative_to(HOME) else {}
+
 
 def make_runtime(packages: Sequence[str], *, readable_by_all: bool) -> Runtime:
     """Return the runtime with this process's interpreter and some of its libraries.
@@ -114,7 +119,8 @@ def _readable(source: Path) -> Path:
     real = source.resolve()
     if all(parent.stat().st_mode & 0o001 for parent in real.parents) and real.stat().st_mode & 0o004:
         return real
-    stamp = real.stat()
+    # Folders change whenever something is put beside; the standard library is the same for as long as its files are.
+    stamp = (real / "os.py" if real.name == _VERSION and real.is_dir() else real).stat()
     digest = hashlib.sha256(f"{real} {stamp.st_mtime_ns} {stamp.st_ino}".encode()).hexdigest()[:16]
     copy = _CACHE / f"{real.name}-{digest}"
     if not copy.exists():

@@ -8,6 +8,7 @@ supervisor looks on, who kills what has kept any.
 
 from __future__ import annotations
 
+import _signal
 import _socket
 import os
 import select
@@ -140,6 +141,8 @@ def _fork_worker(worker: Child, descriptors: list[int], parent: _socket.socket) 
             poll.register(descriptor, select.POLLIN)
     answered = arrived = failed = False
     try:
+        # The code may have stopped it.
+        _signal.pidfd_send_signal(worker.pidfd, _signal.SIGCONT)
         send_with(worker.channel, frames.pack({"do": "fork"}), descriptors)
         while not (answered and (arrived or failed)):
             events = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
