@@ -1,5 +1,6 @@
 """Documents are run as they are written: what the tests of the README and of the how-tos share."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -17,23 +18,85 @@ SHORTER = [
 ]
 """What makes a training command take seconds; everything else runs as written."""
 
+NOT_RUN = {
+    "apt-get": "it installs something on this machine",
+    "docker": "it needs a Docker daemon and a registry",
+    "pip": "it installs something; installing the plugin has a test of its own",
+    "sudo": "it changes this machine",
+    "systemd-run": "it needs a session of systemd",
+}
+"""Programs that tests leave alone, with the reason."""
+SERVES = "a server at an address does not end by itself; tests/cli/test_serving.py runs it"
+
+IN_ORDER = """
+import json, sys, traceback
+from agent_gym.errors import MissingExtraError, SandboxUnavailable
+
+space = {"__name__": "__main__"}
+for number, code in enumerate(json.load(sys.stdin), 1):
+    try:
+        exec(compile(code, f"block {number}", "exec"), space)
+    except (MissingExtraError, SandboxUnavailable) as error:
+        print(f"SKIPPED block {number}: {error}", flush=True)
+"""
+"""Runs blocks one after the other in one namespace; one that needs what is not here is passed over with its reason."""
+
+
+def fenced(text: str) -> list[tuple[str, str]]:
+    """Return the blocks of a document with their languages, "" where none is named."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
 
 def blocks(text: str, language: str) -> list[str]:
     """Return the blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return [content for named, content in fenced(text) if named == language]
+
+
+def lines(block: str) -> list[str]:
+    """Return the commands of a block of bash, without the comments."""
+    kept = [line.split("  #")[0].strip() for line in block.splitlines()]
+    return [line for line in kept if line and not line.startswith("#")]
 
 
 def commands(text: str) -> list[str]:
     """Return the commands of agent-gym in the blocks of bash."""
-    lines = [line.split("  #")[0].strip() for block in blocks(text, "bash") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("agent-gym")]
+    found = [line for block in blocks(text, "bash") for line in lines(block)]
+    return [line for line in found if line.startswith("agent-gym")]
 
 
-def run(arguments: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+def write_files(text: str, folder: Path) -> None:
+    """Write the blocks that begin with the name of a file, as `# shop.py`, into a folder."""
+    for _, content in fenced(text):
+        if name := re.match(r"# ([\w./-]+\.\w+)\n", content):
+            (folder / name[1]).write_text(content)
+
+
+def why_not_run(line: str) -> str:
+    """Return why a command is not run here, or nothing."""
+    return SERVES if "--http" in line else NOT_RUN.get(shlex.split(line)[0], "")
+
+
+def run(
+    arguments: list[str], folder: Path, environment: dict[str, str], given: str = ""
+) -> "subprocess.CompletedProcess[str]":
     """Run a program in a folder."""
     return subprocess.run(
-        arguments, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=600
+        arguments, cwd=folder, capture_output=True, text=True, check=False, env=environment, input=given, timeout=600
     )
+
+
+def run_blocks(code: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run blocks of Python in order, in one namespace."""
+    return run([sys.executable, "-c", IN_ORDER], folder, environment, json.dumps(code))
+
+
+def command(line: str, folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a command of a document: agent-gym, python or pytest, those of this environment."""
+    program, *arguments = shlex.split(line)
+    if program == "agent-gym":
+        return gym(line, folder, environment)
+    module = [] if program == "python" else ["-m", program]
+    return run([sys.executable, *module, *arguments], folder, environment)
 
 
 def gym(line: str, folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":

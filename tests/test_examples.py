@@ -4,49 +4,102 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import documents
 import pytest
-from documents import blocks, commands, gym, run
-
-from agent_gym.errors import SandboxUnavailable
-from agent_gym.sandbox import make
+from sandboxes import require
 
 ROOT = Path(__file__).parents[1]
-HOWTOS = sorted(path for path in (ROOT / "docs" / "howto").glob("*.md") if path.name != "mcp.md")
-"""That on MCP talks about servers of the reader's own; tests/tools/mcp does what it says."""
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+HOWTOS = {path.stem: path.read_text() for path in sorted((ROOT / "docs" / "howto").glob("*.md"))}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+}
+COMMANDS = [
+    pytest.param(name, block, id=f"{name}-{number}")
+    for name, text in HOWTOS.items()
+    for number, block in enumerate((content for kind, content in documents.fenced(text) if kind in ("bash", "")), 1)
+]
+LOOKUP = '''
+def lookup(word: str) -> str:
+    """Look a word up."""
+    return word.upper()
+'''
+"""The tool of the reader that the document on MCP speaks of."""
+SERVER = "from agent_gym.cli import main; main()"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with what readers of the document on MCP have of their own: a tool, and servers."""
+    (tmp_path / "my_tools.py").write_text(LOOKUP)
+    for name in ("server.py", "notebook_server.py"):
+        call = "import sys; sys.argv[1:] = ['serve-tools', 'my_tools.py:lookup']"
+        (tmp_path / name).write_text(f"{call}\n{SERVER}\n")
+    return tmp_path
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    """A server that runs already."""
+    arguments = ["serve-tools", "my_tools.py:lookup", "--http", "127.0.0.1:0"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, *arguments], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().split()[-1]
+    process.terminate()
+    process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(
     ("name", "said"), [("own_tool", "2 x mug: 6 dollars"), ("own_environment", "144\n</tool_response>\n1.0")]
 )
 def test_the_example_runs_as_it_stands(name: str, said: str, tmp_path: Path) -> None:
-    done = run([sys.executable, str(ROOT / "examples" / f"{name}.py")], tmp_path, ENVIRONMENT)
+    done = documents.run([sys.executable, str(ROOT / "examples" / f"{name}.py")], tmp_path, ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
 
 
-@pytest.mark.parametrize("path", HOWTOS, ids=lambda path: path.stem)
-def test_the_code_of_the_howto_runs_in_order(path: Path, tmp_path: Path) -> None:
-    text = path.read_text()
-    if "sandbox.make()" in text:
-        try:
-            make().close()
-        except SandboxUnavailable as error:
-            pytest.skip(str(error))
-    done = run([sys.executable, "-c", "\n".join(blocks(text, "python"))], tmp_path, ENVIRONMENT)
+@pytest.mark.parametrize("name", HOWTOS)
+def test_the_python_of_the_howto_runs_in_order(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    text = HOWTOS[name]
+    if "http://127.0.0.1:8000/mcp" in text:
+        pytest.importorskip("mcp_types", reason="needs the extra mcp")
+        text = text.replace("http://127.0.0.1:8000/mcp", request.getfixturevalue("address"))
+    documents.write_files(text, folder)
+    done = documents.run_blocks(documents.blocks(text, "python"), folder, ENVIRONMENT)
     assert done.returncode == 0, done.stderr
+    passed_over = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    if passed_over:
+        require("bubblewrap", "; ".join(passed_over))
 
 
-@pytest.mark.parametrize("path", HOWTOS, ids=lambda path: path.stem)
-def test_the_commands_of_the_howto_run(path: Path, tmp_path: Path) -> None:
-    text = path.read_text()
-    if "backwards.py" in text:
-        (tmp_path / "backwards.py").write_text(blocks(text, "python")[0])
-    for line in commands(text):
-        done = gym(line, tmp_path, ENVIRONMENT)
+@pytest.mark.parametrize(("name", "block"), COMMANDS)
+def test_the_commands_of_the_howto_run(name: str, block: str, folder: Path) -> None:
+    commands = documents.lines(block)
+    for line in commands:
+        if reason := documents.why_not_run(line):
+            pytest.skip(f"{line}: {reason}")
+    documents.write_files(HOWTOS[name], folder)
+    for line in commands:
+        done = documents.command(line, folder, ENVIRONMENT)
         assert done.returncode == 0, (line, done.stderr)
+
+
+def test_the_blocks_of_a_document_say_what_they_are() -> None:
+    known = {"bash", "python", "toml", "yaml"}
+    unknown = {
+        (name, kind or content)
+        for name, text in HOWTOS.items()
+        for kind, content in documents.fenced(text)
+        if kind not in known and not (name == "mcp" and kind == "")
+    }
+    assert unknown == set()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.stem)
@@ -55,16 +108,36 @@ def test_every_link_of_a_document_leads_somewhere(path: Path) -> None:
     assert [link for link in links if not link.startswith("http") and not (path.parent / link).exists()] == []
 
 
-def test_an_installed_plugin_brings_its_environment_and_its_tool(tmp_path: Path) -> None:
-    install = ["pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", *install, str(ROOT / "examples" / "plugin")], capture_output=True, text=True, check=False
-    )
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment variables of a process that has the example of a plugin installed."""
+    place = tmp_path_factory.mktemp("plugin")
+    install = ["pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(place)]
+    done = documents.run([sys.executable, "-m", *install, str(ROOT / "examples" / "plugin")], place, ENVIRONMENT)
     assert done.returncode == 0, done.stderr
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    return {**ENVIRONMENT, "PYTHONPATH": str(place)}
+
+
+def test_an_installed_plugin_brings_its_environment_by_name(installed: dict[str, str], tmp_path: Path) -> None:
+    code = "import agent_gym; print(agent_gym.make('echo').reset(options={'task': 'mug'})[0])"
+    assert documents.run([sys.executable, "-c", code], tmp_path, installed).stdout == "Say mug.\n"
+    assert "echo" in documents.gym("agent-gym envs", tmp_path, installed).stdout
+    assert documents.gym("agent-gym check echo", tmp_path, installed).returncode == 0
+
+
+def test_an_installed_plugin_brings_its_tool_by_name(installed: dict[str, str], tmp_path: Path) -> None:
     code = (
-        "import agent_gym\n"
-        "print(agent_gym.make('echo').reset(options={'task': 'mug'})[0], agent_gym.Toolbox(['backwards']).names)"
+        "from agent_gym import ToolCall, Toolbox\n"
+        "with Toolbox(['backwards']) as box: print(box.call(ToolCall('backwards', {'text': 'mug'})).text)"
     )
-    assert run([sys.executable, "-c", code], tmp_path, environment).stdout == "Say mug. ('backwards',)\n"
-    assert "echo" in gym("agent-gym envs", tmp_path, environment).stdout
+    assert documents.run([sys.executable, "-c", code], tmp_path, installed).stdout == "gum\n"
+
+
+def test_without_the_plugin_its_names_are_unknown(tmp_path: Path) -> None:
+    done = documents.gym("agent-gym check echo", tmp_path, ENVIRONMENT)
+    assert done.returncode != 0 and "Unknown environment 'echo'" in done.stderr
+
+
+def test_the_entry_point_in_the_document_is_that_of_the_example() -> None:
+    [snippet] = documents.blocks(HOWTOS["own-environment"], "toml")
+    assert snippet in (ROOT / "examples" / "plugin" / "pyproject.toml").read_text()
