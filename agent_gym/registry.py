@@ -126,9 +126,16 @@ def _construct(what: str, constructor: "Callable[..., TextEnv]", arguments: dict
         if unknown and unknown[1] in arguments:
             known = options_of(constructor)
             raise ConfigError(f"Unknown option {unknown[1]!r} of the {what}{suggestion(unknown[1], known)}") from error
-        if "keyword argument" not in str(error) and "keyword-only argument" not in str(error):
+        misfits = "keyword argument" in str(error) or _needed(constructor) - arguments.keys()
+        if not misfits:
             raise
         raise ConfigError(f"The {what} cannot be made with these arguments: {error}.") from error
+
+
+def _needed(constructor: "Callable[..., TextEnv]") -> set[str]:
+    """Return the names of the arguments that a constructor cannot do without."""
+    parameters = inspect.signature(constructor).parameters.values()
+    return {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def options_of(constructor: "Callable[..., TextEnv]") -> dict[str, Any]:

@@ -82,6 +82,17 @@ def test_unknown_ids_and_arguments_are_named() -> None:
         registry.make("echo.py")
 
 
+def test_an_argument_that_lacks_is_told_and_an_error_of_the_constructor_is_its_own() -> None:
+    def needy(level: int) -> CountEnv:
+        raise TypeError(f"level {level} is broken")
+
+    registry.register("needy", needy)
+    with pytest.raises(ConfigError, match=r"'needy' cannot be made with these arguments: .*'level'"):
+        registry.make("needy")
+    with pytest.raises(TypeError, match="level 1 is broken"):
+        registry.make("needy", level=1)
+
+
 def test_references_to_modules_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(__file__).with_name("helpers.py").read_text()
     (tmp_path / "my_module.py").write_text(source)

@@ -1,15 +1,20 @@
 """`agent-gym envs` and `agent-gym show`."""
 
 import inspect
+from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent_gym.errors import UnknownIdError
-from agent_gym.registry import find_spec, options_of, resolve, specs
+from agent_gym.env import TextEnv
+from agent_gym.envs.tool_env import ToolEnv
+from agent_gym.errors import AgentGymError, UnknownIdError
+from agent_gym.registry import find_spec, make, options_of, resolve, specs
 from agent_gym.store.run import RunFolder
 from agent_gym.trajectory import Trajectory
 
@@ -26,22 +31,63 @@ def list_envs() -> None:
 
 
 def describe_env(env_id: str) -> None:
-    """Print the options and the splits of an environment."""
+    """Print the options of an environment, its splits with the number of their tasks, and its tools.
+
+    One that cannot be made with the defaults is described as far as its class goes, and says why.
+    """
     console = Console(highlight=False)
     spec = find_spec(env_id)
     constructor = resolve(spec.entry_point)
     if spec.description:
         console.print(f"[bold]{escape(env_id)}[/bold]: {escape(spec.description)}")
-    table = Table()
-    table.add_column("option", style="bold")
-    table.add_column("default")
-    for name, default in options_of(constructor).items():
-        # One without a default is what a class gives to its base.
+    console.print(_options(constructor, spec.kwargs))
+    try:
+        with console.status("making it"), closing(make(env_id)) as env:
+            tables = [_splits(env), *_tools(env)]
+    except AgentGymError as error:
+        tables = []
+        console.print(f"splits: {escape(', '.join(getattr(constructor, 'splits', ())) or 'known when it is made')}")
+        console.print(f"[yellow]It cannot be made with the defaults:[/yellow] {escape(str(error))}", soft_wrap=True)
+    for table in tables:
+        console.print(table)
+
+
+def _options(constructor: Callable[..., TextEnv], registered: dict[str, Any]) -> Table:
+    table = _table("option", "default")
+    own = inspect.signature(constructor).parameters
+    for name, default in (options_of(constructor) | registered).items():
         if default is not inspect.Parameter.empty:
-            table.add_row(escape(name), escape(repr(spec.kwargs.get(name, default))))
-    console.print(table)
-    splits = getattr(constructor, "splits", ())
-    console.print(f"splits: {', '.join(splits)}")
+            table.add_row(escape(name), escape(repr(default)))
+        elif name in own:
+            table.add_row(escape(name), "[yellow]must be given[/yellow]")
+        # Otherwise it is what a class gives to its base, and no option of the environment.
+    return table
+
+
+def _splits(env: TextEnv) -> Table:
+    table = _table("split", "tasks")
+    table.columns[1].justify = "right"
+    for split in env.splits:
+        table.add_row(escape(split), f"{len(env.tasks(split)):,}")
+    return table
+
+
+def _tools(env: TextEnv) -> list[Table]:
+    """Return the table of the tools that an agent has there; nothing where it has none."""
+    if not isinstance(env, ToolEnv) or not env.toolbox.names:
+        return []
+    table = _table("tool", "what the agent is told")
+    for schema in env.toolbox.schemas():
+        told = schema["function"]
+        table.add_row(escape(told["name"]), escape(told["description"].partition("\n\n")[0]))
+    return [table]
+
+
+def _table(first: str, second: str) -> Table:
+    table = Table()
+    table.add_column(first, style="bold")
+    table.add_column(second, overflow="fold")
+    return table
 
 
 def show_run(

@@ -46,9 +46,3 @@ def test_what_cannot_be_looked_at_is_a_row(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(doctoring, "_gpu", broken)
     _, rows, _ = looked(monkeypatch, works=True)
     assert (rows["GPU"]["works"], rows["GPU"]["detail"]) == (False, "RuntimeError: driver mismatch")
-
-
-def test_an_environment_is_described_by_its_options_and_splits() -> None:
-    result = CliRunner().invoke(app, ["envs", "search_qa"])
-    assert result.exit_code == 0
-    assert "hit_characters" in result.stdout and "splits: train, valid, test" in result.stdout

@@ -1,0 +1,72 @@
+"""`agent-gym envs NAME` says what an environment can be given, what it asks and which tools there are."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agent_gym.cli.app import app
+from agent_gym.errors import UnknownIdError
+
+DEMANDING = """
+from agent_gym import State, Task, TextEnv
+
+
+class Demanding(TextEnv):
+    splits = ("train", "hard[er]")
+
+    def __init__(self, level, *, colour="[red]", **options):
+        super().__init__(**options)
+
+    def tasks(self, split):
+        return [Task(str(number), split) for number in range(12)]
+
+    def _start(self, task, rng):
+        return "hello", State(goal="wait")
+
+    def _act(self, action):
+        return "no", State(goal="wait")
+
+
+class Made(Demanding):
+    def __init__(self, **options):
+        super().__init__(3, **options)
+"""
+
+
+def described(env: str) -> str:
+    result = CliRunner().invoke(app, ["envs", env], env={"COLUMNS": "120"})
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+
+
+def test_options_splits_with_their_tasks_and_tools_are_shown() -> None:
+    pytest.importorskip("math_verify", reason="agent-gym[math] is not installed")
+    found = rows(described("math"))
+    assert ["tools", "'python'"] in found and ["max_turns", "10"] in found
+    assert ["valid", "1,000,000"] in found
+    assert any(first == "python" and second.startswith("Run Python code") for first, second in found)
+
+
+def test_what_a_class_gives_to_its_base_is_no_option(tmp_path: Path) -> None:
+    (tmp_path / "demanding_envs.py").write_text(DEMANDING)
+    found = rows(described(f"{tmp_path / 'demanding_envs.py'}:Made"))
+    assert ["colour", "'[red]'"] in found and ["hard[er]", "12"] in found
+    assert "level" not in [row[0] for row in found]
+
+
+def test_an_environment_that_needs_more_says_what(tmp_path: Path) -> None:
+    (tmp_path / "demanding_envs.py").write_text(DEMANDING)
+    text = described(f"{tmp_path / 'demanding_envs.py'}:Demanding")
+    assert ["level", "must be given"] in rows(text)
+    assert "splits: train, hard[er]" in text and "missing 1 required positional argument: 'level'" in text
+
+
+def test_an_unknown_environment_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownIdError, match="math"):
+        described("maths")
