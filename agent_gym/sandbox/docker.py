@@ -22,7 +22,7 @@ from agent_gym.sandbox.base import Limits
 from agent_gym.sandbox.boxes import Box, BoxLost, box_config
 from agent_gym.sandbox.bundle import boot_source
 from agent_gym.sandbox.inside import frames
-from agent_gym.sandbox.seccomp import docker_profile
+from agent_gym.sandbox.seccomp import bpf_program, docker_profile
 from agent_gym.sandbox.sessions import BoxSandbox
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class Docker(BoxSandbox):
         concurrency: Calls that run at once; two for each processor by default.
         runtime: The runtime of the containers; the daemon's own by default, "runsc" for gVisor, which must be one that
             has `pidfd_open`: that of Debian 12 has not.
-        base_url: The daemon's address; that of the environment (DOCKER_HOST) by default. Podman's socket works too.
+        base_url: The daemon's address; that of the environment (DOCKER_HOST) by default. Podman's socket works too; it
+            counts the bytes of each folder but not the files, which only the limit on memory holds.
         require_memory_limit: Refuse a daemon that cannot limit memory, as one without root may be. Code can use up the
             memory of its machine then.
 
@@ -76,6 +77,8 @@ class Docker(BoxSandbox):
         self._client = _connect(base_url)
         try:
             self._podman = _is_podman(self._client)
+            # Podman takes no list of system calls but the path of one, on its own machine: there the worker applies it.
+            self._program = bpf_program() if self._podman else b""
             _require_image(self._client, image)
             self._told = self._client.info()
             if require_memory_limit and not self._told.get("MemoryLimit"):
@@ -134,7 +137,7 @@ class Docker(BoxSandbox):
         box = _Container(channel, self.limits, self._client, container["Id"])
         try:
             box.greet()
-            box.begin(box_config(self.limits), b"")
+            box.begin(box_config(self.limits), self._program)
         except BaseException:
             box.close()
             raise
@@ -154,14 +157,14 @@ class Docker(BoxSandbox):
     def _restrictions(self) -> dict[str, Any]:
         """Return what a container may not do."""
         limits = self.limits
-        size = f"size={limits.disk_bytes},mode=1777,nosuid,nodev,uid={_USER},gid={_USER}"
-        folder = size if self._podman else f"{size},nr_inodes={limits.files}"
+        owner = "U" if self._podman else f"uid={_USER},gid={_USER},nr_inodes={limits.files}"
+        folder = f"size={limits.disk_bytes},mode=1777,nosuid,nodev,{owner}"
         processes = limits.processes + 2
         restrictions: dict[str, Any] = {
             "network_mode": "none",
             "read_only": True,
             "cap_drop": ["ALL"],
-            "security_opt": ["no-new-privileges", "seccomp=" + json.dumps(docker_profile())],
+            "security_opt": ["no-new-privileges"],
             "pids_limit": max(processes, _MOST_OF_A_GVISOR) if self._runtime else processes,
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes,
@@ -178,6 +181,8 @@ class Docker(BoxSandbox):
                 {"Name": "nofile", "Soft": 1024, "Hard": 1024},
                 {"Name": "nproc", "Soft": 4096, "Hard": 4096},
             ]
+        else:
+            restrictions["security_opt"].append("seccomp=" + json.dumps(docker_profile()))
         if self._runtime is not None:
             restrictions["runtime"] = self._runtime
         return restrictions
@@ -339,12 +344,16 @@ def _sweep(client: Any) -> None:
 def _remove(client: Any, container: str) -> None:
     import docker
 
-    try:
-        client.api.remove_container(container, force=True, v=True)
-    except docker.errors.NotFound:
-        return
-    except _failures() as error:
-        logger.warning("The container %s could not be removed: %s.", container[:12], error)
+    for attempt in range(2):
+        try:
+            client.api.remove_container(container, force=True, v=True)
+            return
+        except docker.errors.NotFound:
+            return
+        except _failures() as error:
+            # Podman finds fault with a container that ends by itself just then; the second time it has ended.
+            if attempt:
+                logger.warning("The container %s could not be removed: %s.", container[:12], error)
 
 
 def _failures() -> tuple[type[Exception], ...]:

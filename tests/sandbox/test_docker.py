@@ -1,5 +1,6 @@
 """What is true of containers alone; the rest is tested with all backends."""
 
+import errno
 import socket
 import struct
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 
 from agent_gym.errors import ForkDiverged, SandboxError, SandboxUnavailable
 from agent_gym.sandbox import Limits, Status, boxes, make
-from agent_gym.sandbox.docker import _Streams
+from agent_gym.sandbox.docker import _remove, _Streams
+from agent_gym.sandbox.seccomp import bpf_program
 
 docker = pytest.importorskip("docker")
 Options = dict[str, Any]
@@ -235,6 +237,42 @@ def test_a_supervisor_that_fails_is_told_with_its_last_words(docker_options: Opt
         session.run("1")
         with pytest.raises(boxes.BoxLost, match=r"hung up; the container said .*there is no request 'dance'"):
             session._box.ask({"do": "dance"}, seconds=30.0)  # type: ignore[attr-defined]
+
+
+def test_where_the_daemon_takes_no_list_of_calls_the_worker_applies_it(
+    docker_options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make("docker", **docker_options) as sandbox:
+        restrictions = sandbox._restrictions()  # type: ignore[attr-defined]
+        [listed] = [each for each in restrictions["security_opt"] if each.startswith("seccomp=")]
+        restrictions["security_opt"].remove(listed)
+        # As Podman is treated, which is not there in tests.
+        monkeypatch.setattr(sandbox, "_restrictions", lambda: restrictions)
+        monkeypatch.setattr(sandbox, "_program", bpf_program())
+        unshare = (
+            "import ctypes; c = ctypes.CDLL(None, use_errno=True); print(c.unshare(0x10000000), ctypes.get_errno())"
+        )
+        assert sandbox.run(unshare).stdout == f"-1 {errno.ENOSYS}\n".encode()
+
+
+def test_a_removal_that_fails_once_is_tried_again_and_one_that_fails_twice_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Daemon:
+        def __init__(self, failures: int) -> None:
+            self.api, self.failures, self.calls = self, failures, 0
+
+        def remove_container(self, container: str, **options: bool) -> None:
+            self.calls += 1
+            if self.calls <= self.failures:
+                raise docker.errors.APIError("container state improper: stopped")
+
+    for failures, told in ((0, False), (1, False), (2, True)):
+        caplog.clear()
+        daemon = Daemon(failures)
+        _remove(daemon, "c" * 64)
+        assert daemon.calls == min(failures + 1, 2)
+        assert ("could not be removed" in caplog.text) is told
 
 
 def test_code_cannot_write_to_the_standard_error_of_the_supervisor(docker_options: Options) -> None:
