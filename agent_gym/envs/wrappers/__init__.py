@@ -7,6 +7,7 @@ from agent_gym.envs.wrappers.history_window import HistoryWindow
 from agent_gym.envs.wrappers.invalid_action_penalty import InvalidActionPenalty
 from agent_gym.envs.wrappers.reward_scaling import RewardScaling
 from agent_gym.envs.wrappers.turn_limit import TurnLimit
+from agent_gym.envs.wrappers.with_tools import WithTools
 
 __all__ = [
     "AdmissibleHint",
@@ -16,4 +17,5 @@ __all__ = [
     "RewardScaling",
     "TextWrapper",
     "TurnLimit",
+    "WithTools",
 ]
