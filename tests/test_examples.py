@@ -1,15 +1,22 @@
 """The examples and the how-tos do what they say."""
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import documents
 import pytest
 from sandboxes import require
+
+from agent_gym import Toolbox, ToolCall, tool
+from agent_gym.errors import SandboxUnavailable
+from agent_gym.sandbox import GUARANTEES, Limits, Sandbox, make
+from agent_gym.sandbox.base import MIB
 
 ROOT = Path(__file__).parents[1]
 HOWTOS = {path.stem: path.read_text() for path in sorted((ROOT / "docs" / "howto").glob("*.md"))}
@@ -56,6 +63,22 @@ def address(folder: Path) -> Iterator[str]:
     process.communicate(timeout=60)
 
 
+def sandbox_or_skip() -> Sandbox:
+    """Return a sandbox that isolates; skip where there is none."""
+    try:
+        return make()
+    except SandboxUnavailable as error:
+        require("bubblewrap", str(error))
+        raise
+
+
+def rows(name: str, heading: str) -> dict[str, list[str]]:
+    """Return the table of a how-to that begins with a heading: the other cells of each row by the first one."""
+    table = HOWTOS[name].partition(f"| {heading} |")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table]
+    return {first: others for first, *others in cells}
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("own_tool", "2 x mug: 6 dollars"), ("own_environment", "144\n</tool_response>\n1.0")]
 )
@@ -85,6 +108,8 @@ def test_the_commands_of_the_howto_run(name: str, block: str, folder: Path) -> N
     for line in commands:
         if reason := documents.why_not_run(line):
             pytest.skip(f"{line}: {reason}")
+    if any("doctor" in line for line in commands):
+        sandbox_or_skip().close()
     documents.write_files(HOWTOS[name], folder)
     for line in commands:
         done = documents.command(line, folder, ENVIRONMENT)
@@ -92,7 +117,7 @@ def test_the_commands_of_the_howto_run(name: str, block: str, folder: Path) -> N
 
 
 def test_the_blocks_of_a_document_say_what_they_are() -> None:
-    known = {"bash", "python", "toml", "yaml"}
+    known = {"bash", "python", "text", "toml", "yaml"}
     unknown = {
         (name, kind or content)
         for name, text in HOWTOS.items()
@@ -100,6 +125,48 @@ def test_the_blocks_of_a_document_say_what_they_are() -> None:
         if kind not in known and not (name == "mcp" and kind == "")
     }
     assert unknown == set()
+
+
+def test_the_limits_in_the_document_are_those_of_the_code() -> None:
+    def told(name: str, value: float) -> str:
+        if name.endswith("bytes"):
+            return f"{value / MIB:g} MiB"
+        return f"{value / 3600:g} h" if name.endswith("_seconds") else f"{value:,g}"
+
+    limits = {each.name: told(each.name, each.default) for each in fields(Limits)}
+    assert {name: cells[0] for name, cells in rows("sandbox", "limit").items()} == limits
+
+
+def test_the_promises_in_the_document_are_those_of_the_code() -> None:
+    promises = rows("sandbox", "promise")
+    assert tuple(promises) == GUARANTEES
+    with make("local", allow_unsafe=True) as local, sandbox_or_skip() as isolating:
+        for column, sandbox in ((0, isolating), (2, local)):
+            if sandbox.name == ("bubblewrap", "docker", "local")[column]:
+                kept = {name for name, holds in sandbox.guarantees().items() if holds}
+                assert kept <= {name for name, cells in promises.items() if cells[column].startswith("yes")}
+
+
+def test_what_a_model_reads_is_what_the_document_says() -> None:
+    said = {status: cells[1].split("`")[0] for status, cells in rows("own-tool", "status").items()}
+
+    @tool(max_calls=3)
+    async def price(item: str, count: int = 1) -> str:
+        await asyncio.sleep(60 if item == "slow" else 0)
+        raise KeyError(item)
+
+    with Toolbox([price]) as toolbox:
+        calls = {
+            "invalid": ToolCall("price", {"itm": "mug"}),
+            "unknown": ToolCall("prise", {}),
+            "error": ToolCall("price", {"item": "moon"}),
+        }
+        for status, call in calls.items():
+            assert (toolbox.call(call).status, toolbox.call(call).text) == (status, said[status])
+        toolbox.call(calls["error"])
+        assert toolbox.call(calls["error"]).text == said["budget"]
+    with Toolbox([price], timeout=0.01) as toolbox:
+        assert toolbox.call(ToolCall("price", {"item": "slow"})).text == said["timeout"].replace("30", "0.01")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.stem)
