@@ -1,6 +1,7 @@
 """What `agent-gym new` writes works: its tests pass, it is checked, linted and typed, and it never overwrites."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,13 +32,33 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("kind", "name"), [("env", "my_env"), ("tool", "my_tool")])
-def test_what_is_written_passes_its_tests_the_linter_and_the_type_checker(kind: str, name: str, tmp_path: Path) -> None:
-    new(kind, name, tmp_path)
-    assert " passed" in run(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", f"test_{name}.py")
-    run(tmp_path, "ruff", "check", "--config", str(ROOT / "pyproject.toml"), f"{name}.py")
-    run(tmp_path, "ruff", "format", "--check", "--config", str(ROOT / "pyproject.toml"), ".")
-    run(tmp_path, "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(CACHE), f"{name}.py")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two environments and two tools, of the shortest and the longest names among others."""
+    folder = tmp_path_factory.mktemp("written")
+    for kind, name in (
+        ("env", "my_env"),
+        ("tool", "my_tool"),
+        ("tool", "b"),
+        ("env", "an_environment_with_a_long_nam"),
+    ):
+        new(kind, name, folder)
+        assert (folder / f"{name}.py").is_file() and (folder / f"test_{name}.py").is_file()
+    return folder
+
+
+def test_what_is_written_passes_its_own_tests(written: Path) -> None:
+    assert "8 passed" in run(written, "pytest", "-q", "-p", "no:cacheprovider", ".")
+
+
+def test_what_is_written_passes_the_linter(written: Path) -> None:
+    for command in (["check"], ["format", "--check"]):
+        run(written, "ruff", *command, "--no-cache", "--config", str(ROOT / "pyproject.toml"), ".")
+
+
+def test_what_is_written_passes_the_type_checker(written: Path) -> None:
+    # The project's configuration is strict; with its cache, only what was written is looked at.
+    run(written, "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(CACHE), ".")
 
 
 def test_the_environment_passes_the_checks_that_it_is_told_to_run(tmp_path: Path) -> None:
@@ -62,17 +83,60 @@ def test_the_tool_can_be_given_to_any_environment(tmp_path: Path) -> None:
     assert "cba" in env.step(call)[0]
 
 
-@pytest.mark.parametrize("name", ["My Env", "my-env", "1st", "", "class/../x"])
+@pytest.mark.parametrize("name", ["My Env", "my-env", "1st", "", "class/../x", "_", "écho", "my_env\n"])
 def test_a_name_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be the name of a module"):
         new("env", name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("precious")
-    with pytest.raises(ConfigError, match="is there already"):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("class", "has a meaning"),
+        ("print", "has a meaning"),
+        ("tool", "has a meaning"),
+        ("state", "has a meaning"),
+        ("json", "would hide"),
+        ("numpy", "would hide"),
+        ("a" * 31, "longer than 30"),
+    ],
+)
+def test_a_name_that_would_break_or_hide_something_is_refused(name: str, why: str, tmp_path: Path) -> None:
+    for kind in ("env", "tool"):
+        with pytest.raises(ConfigError, match=why):
+            new(kind, name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["mine.py", "test_mine.py"])
+def test_nothing_is_overwritten_nor_half_written(file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("precious")
+    with pytest.raises(ConfigError, match=f"{file} is there already"):
         new("tool", "mine", tmp_path)
-    assert (tmp_path / "mine.py").read_text() == "precious"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(file, "precious")]
     with pytest.raises(ConfigError, match="There is no folder"):
         new("tool", "other", tmp_path / "nowhere")
+
+
+def test_the_commands_to_type_are_whole_lines(tmp_path: Path) -> None:
+    folder = tmp_path / "[bold]"
+    folder.mkdir()
+    name = "a_rather_long_name_for_a_tool_"
+    told = new("tool", name, folder).splitlines()
+    assert f"Written to {folder}. Next, there:" in told
+    assert f"  agent-gym play math --option 'tools=[{name}.py:{name}]'" in told
+
+
+def test_a_new_tool_is_given_to_an_environment_as_the_command_says(tmp_path: Path) -> None:
+    told = new("tool", "backwards", tmp_path)
+    (command,) = [shlex.split(line) for line in told.splitlines() if "agent-gym play" in line]
+    done = subprocess.run(
+        [sys.executable, "-c", "from agent_gym.cli import main; main()", *command[1:]],
+        cwd=tmp_path,
+        input='<tool_call>{"name": "backwards", "arguments": {"text": "abc"}}</tool_call>\n',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "cba" in done.stdout, done.stdout + done.stderr
