@@ -34,7 +34,7 @@ def run(folder: Path, *command: str) -> str:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two environments and two tools, of the shortest and the longest names among others."""
+    """A folder with environments and tools, of the shortest and the longest names among others."""
     folder = tmp_path_factory.mktemp("written")
     for kind, name in (
         ("env", "my_env"),
@@ -48,7 +48,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_written_passes_its_own_tests(written: Path) -> None:
-    assert "8 passed" in run(written, "pytest", "-q", "-p", "no:cacheprovider", ".")
+    assert "10 passed" in run(written, "pytest", "-q", "-p", "no:cacheprovider", ".")
 
 
 def test_what_is_written_passes_the_linter(written: Path) -> None:
