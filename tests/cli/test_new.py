@@ -41,6 +41,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tool", "my_tool"),
         ("tool", "b"),
         ("env", "an_environment_with_a_long_nam"),
+        ("tool", "a_tool_that_has_so_long_a_name"),
     ):
         new(kind, name, folder)
         assert (folder / f"{name}.py").is_file() and (folder / f"test_{name}.py").is_file()
