@@ -177,7 +177,9 @@ class Session(ABC):
 
     @abstractmethod
     def fork(self) -> "Session":
-        """Return an independent session with the same variables and files; threads of the code do not come along.
+        """Return an independent session with the same variables and files.
+
+        Threads, processes that run and connections to them do not come along.
 
         Raises:
             SandboxError: It cannot be forked.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 _MODULES: Final = (
-    *("frames", "kernel", "streams", "worker", "processes", "copying", "branching", "files", "supervisor", "main"),
+    *("frames", "kernel", "streams", "belongings", "worker"),
+    *("processes", "copying", "branching", "files", "supervisor", "main"),
 )
 """Each imports only those before it."""
 _LOAD: Final = """

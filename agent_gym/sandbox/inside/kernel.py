@@ -32,7 +32,16 @@ _PERMISSION = struct.Struct("=QqiI")
 _RECEIVE_NOTIFICATION, _SEND_PERMISSION = 0xC0502100, 0xC0182101
 _LET_IT_CONTINUE = 1
 
+_READ, _WRITE = 1, 2
+_SHARED, _FIXED, _ANONYMOUS = 1, 16, 32
+_MAY_MOVE, _TO_THERE = 1, 2
+_PIECE = 1 << 20
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.argtypes = (*(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),)
+_libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mmap.restype = _libc.mremap.restype = ctypes.c_void_p
 _python = ctypes.PyDLL(None, use_errno=True)
 """Calls that must not let go of the interpreter."""
 
@@ -53,6 +62,11 @@ def _check(outcome: int, what: str) -> None:
     if outcome < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _check_address(address: int | None) -> None:
+    if address == ctypes.c_void_p(-1).value:
+        _check(-1, "mmap")
 
 
 def fork_into_namespaces(user: int) -> int:
@@ -111,6 +125,27 @@ def make_mounts_private() -> None:
 def move_mount(source: str, target: str) -> None:
     """Move a mounted file system to another place."""
     _check(_libc.mount(source.encode(), target.encode(), None, _MOVE, None), f"move {target}")
+
+
+def map_file(start: int, length: int, protection: int, file: int, offset: int) -> None:
+    """Map a file to a place where something else is mapped now, and share it."""
+    _check_address(_libc.mmap(start, length, protection, _SHARED | _FIXED, file, offset))
+
+
+def map_copy(start: int, length: int, protection: int) -> None:
+    """Replace shared memory by a copy of it, which is shared with nobody yet."""
+    copy = _libc.mmap(None, length, _READ | _WRITE, _SHARED | _ANONYMOUS, -1, 0)
+    _check_address(copy)
+    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for done in range(0, length, _PIECE):
+            os.pwrite(memory, os.pread(memory, min(_PIECE, length - done), start + done), copy + done)
+    except OSError:
+        pass  # what cannot be read, such as the end of a file that was cut off, is empty
+    finally:
+        os.close(memory)
+    _check_address(_libc.mremap(copy, length, length, _MAY_MOVE | _TO_THERE, start))
+    _check(_libc.mprotect(start, length, protection), "mprotect")
 
 
 def raise_loopback() -> None:

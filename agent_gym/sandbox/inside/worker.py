@@ -11,10 +11,10 @@ import _socket
 import builtins
 import io
 import os
-import stat
 import sys
 
 from . import frames, kernel
+from .belongings import Belongings
 from .streams import receive_all
 
 TYPE_CHECKING = False
@@ -144,12 +144,13 @@ class Worker:
         pid = os.fork()
         if pid == 0:
             try:
-                self._move(namespaces, channel, (out, err))
+                os.close(arrival)
+                self._move(namespaces, channel, (out, err), arrived)
                 _restore(chance)
                 os.write(arrived, b"!")
             except BaseException:  # noqa: BLE001 - a half-moved twin must not go on
                 os._exit(1)
-            for descriptor in (*descriptors, arrival, arrived):
+            for descriptor in (*descriptors, arrived):
                 os.close(descriptor)
             return
         for descriptor in (*descriptors, arrived):
@@ -160,31 +161,25 @@ class Worker:
         _wait(pid)
         self._channel.sendall(frames.pack({"forked": bool(here)}))
 
-    def _move(self, namespaces: list[int], channel: int, outputs: tuple[int, int]) -> None:
+    def _move(self, namespaces: list[int], channel: int, outputs: tuple[int, int], arrived: int) -> None:
         """Enter the namespaces of another box, and let go of everything that leads back to this one.
 
         The user namespace belongs to this user and is a child of this one: entering it needs no privilege here, gives
         all of them there, and they are given up at once; the supervisor here checks that.
         """
-        folder = os.getcwd()
-        files = _open_files()
+        belongings = Belongings({*self._outputs, self._channel.fileno(), channel, *outputs, *namespaces, arrived})
         for namespace, kind in zip(namespaces, kernel.NAMESPACES.values(), strict=True):
             kernel.enter(namespace, kind)
         if os.fork():
             os._exit(0)
         kernel.drop_capabilities()
         os.setsid()
-        try:
-            os.chdir(folder)
-        except OSError:
-            os.chdir(self._work)
         for kept, output in zip(self._outputs, outputs, strict=True):
             os.dup2(output, kept, inheritable=False)
         for number, output in zip((1, 2), outputs, strict=True):
             os.dup2(output, number)
         os.dup2(channel, self._channel.fileno(), inheritable=False)
-        for descriptor, path, flags in files:
-            _reopen(descriptor, path, flags)
+        belongings.settle(self._work)
         self._channel.send(b"!")
 
 
@@ -213,23 +208,6 @@ def _exit_code(error: SystemExit) -> int:
     return 1
 
 
-def _open_files() -> list[tuple[int, str, int]]:
-    """Return the regular files that the code has open: descriptor, path and flags."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        try:
-            regular = descriptor > 2 and stat.S_ISREG(os.fstat(descriptor).st_mode)
-            path = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue  # that of the listing itself
-        if regular and path.startswith("/"):
-            with open(f"/proc/self/fdinfo/{name}") as info:
-                flags = next(int(line.split()[1], 8) for line in info if line.startswith("flags:"))
-            found.append((descriptor, path, flags))
-    return found
-
-
 def _random_state() -> Any:
     """Return the state of the random module, which draws a new one in every forked process."""
     module = sys.modules.get("random")
@@ -239,21 +217,6 @@ def _random_state() -> Any:
 def _restore(chance: Any) -> None:
     if chance is not None:
         sys.modules["random"].setstate(chance)
-
-
-def _reopen(descriptor: int, path: str, flags: int) -> None:
-    """Have a descriptor mean this box's copy of a file; of a deleted file, or one in memory, make a copy."""
-    position = os.lseek(descriptor, 0, os.SEEK_CUR)
-    try:
-        twin = os.open(path, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC) | os.O_CLOEXEC)
-    except OSError:
-        twin = os.memfd_create("copy")
-        offset = 0
-        while sent := os.sendfile(twin, descriptor, offset, 1 << 20):
-            offset += sent
-    os.lseek(twin, position, os.SEEK_SET)
-    os.dup2(twin, descriptor, inheritable=os.get_inheritable(descriptor))
-    os.close(twin)
 
 
 def run(channel: _socket.socket, work: str) -> None:
