@@ -191,8 +191,7 @@ class Box:
             BoxLost: The box is gone.
             SandboxError: It could not be forked, and goes on as it was.
         """
-        ours, theirs = credential_pair()
-        twin = Box(SocketChannel(ours), self.limits, group=group, depth=self.depth + 1)
+        twin, ours, theirs = unborn_box(self.limits, group, depth=self.depth + 1)
         try:
             # One at a time in a tree: a supervisor ends whatever has privileges when it has let a twin go to its box.
             with self._forking:
@@ -217,10 +216,7 @@ class Box:
         first who names the worker: that is in the hands of the code.
         """
         try:
-            supervisor = sender_of(end, FORK_SECONDS)
-            self._pidfd = os.pidfd_open(supervisor)
-            self._add(supervisor)
-            self.greet()
+            self.meet(end, FORK_SECONDS)
             self.begin({}, b"")
             self._add(sender_of(end, FORK_SECONDS))
             self._next(time.monotonic() + ANSWER_SECONDS)
@@ -228,6 +224,20 @@ class Box:
             logger.info("A box could not be forked: %s.", error)
             return False
         return True
+
+    def meet(self, end: socket.socket, seconds: float = ANSWER_SECONDS) -> None:
+        """Take in the first process, put it into the control group, and take its hello.
+
+        Raises:
+            BoxLost: There is none, or it says something else.
+        """
+        try:
+            first = sender_of(end, seconds)
+            self._pidfd = os.pidfd_open(first)
+            self._add(first)
+        except OSError as error:
+            raise BoxLost(str(error)) from error
+        self.greet()
 
     def _add(self, pid: int) -> None:
         if self._group is not None:
@@ -335,11 +345,20 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-def credential_pair() -> tuple[socket.socket, socket.socket]:
-    """Return a socket pair whose first end is told by the kernel who writes to it."""
-    ours, theirs = socket.socketpair()
+def unborn_box(limits: Limits, group: Group | None, *, depth: int = 0) -> tuple[Box, socket.socket, socket.socket]:
+    """Return a box that has no process yet; our end of its channel, which tells who writes to it; and the other end.
+
+    Raises:
+        SandboxError: This process has no descriptors left.
+    """
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        if group is not None:
+            group.remove()
+        raise SandboxError(f"No channel to a box could be made ({error}): does ulimit -n allow two a box?") from error
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    return ours, theirs
+    return Box(SocketChannel(ours), limits, group=group, depth=depth), ours, theirs
 
 
 def sender_of(end: socket.socket, seconds: float = ANSWER_SECONDS) -> int:

@@ -4,12 +4,10 @@ One outer box holds a pool: an interpreter that has the libraries loaded. Each r
 namespaces of its own, so that it starts in milliseconds, and nothing of it is left when it ends.
 """
 
-import contextlib
 import itertools
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -23,7 +21,7 @@ from typing import IO, Final
 from agent_gym.errors import ConfigError, SandboxError, SandboxUnavailable
 from agent_gym.sandbox import cgroups
 from agent_gym.sandbox.base import Limits
-from agent_gym.sandbox.boxes import Box, BoxLost, SocketChannel, box_config, credential_pair, environment, sender_of
+from agent_gym.sandbox.boxes import Box, BoxLost, SocketChannel, box_config, environment, unborn_box
 from agent_gym.sandbox.bundle import BOOT_COMPILED, compiled
 from agent_gym.sandbox.inside import frames
 from agent_gym.sandbox.runtime import HOME, Runtime, make_runtime
@@ -123,8 +121,15 @@ class Bubblewrap(BoxSandbox):
                 self._pool = None
 
     def _open_box(self) -> Box:
-        box = self._running_pool().make_box(self.limits, self._new_group())
-        box.begin(self._config(), self._program)
+        pool = self._running_pool()
+        box, ours, theirs = unborn_box(self.limits, self._new_group())
+        try:
+            pool.send_for(theirs)
+            box.meet(ours)
+            box.begin(self._config(), self._program)
+        except BaseException:
+            box.close()
+            raise
         return box
 
     def _fork_box(self, box: Box) -> Box:
@@ -186,31 +191,17 @@ class _Pool:
             self._errors.close()
             raise
 
-    def make_box(self, limits: Limits, group: cgroups.Group | None) -> Box:
-        """Have a box made, and put it into its control group before anything untrusted is in it."""
-        ours, theirs = credential_pair()
-        pidfd = None
+    def send_for(self, end: socket.socket) -> None:
+        """Have a box made whose first process has this end of a socket, which is closed here.
+
+        Raises:
+            BoxLost: The pool is gone.
+        """
         try:
-            with theirs, self._guard:
-                self._channel.send(b"b", [theirs.fileno()], time.monotonic() + 10.0)
-            pid = sender_of(ours)
-            pidfd = os.pidfd_open(pid)
-            if group is not None:
-                group.add(pid)
-            box = Box(SocketChannel(ours), limits, group=group, pidfd=pidfd)
-            box.greet()
-            return box
-        except BaseException as error:
-            if pidfd is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.close(pidfd)
-            ours.close()
-            if group is not None:
-                group.remove()
-            if isinstance(error, OSError | BoxLost):
-                raise BoxLost(f"no box was made: {error}") from error
-            raise
+            with end, self._guard:
+                self._channel.send(b"b", [end.fileno()], time.monotonic() + 10.0)
+        except OSError as error:
+            raise BoxLost(f"no box was made: {error}") from error
 
     def ended(self) -> bool:
         """Return whether the pool has ended; bwrap itself may take a moment longer."""

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import select
 import signal
 import sys
@@ -122,6 +123,29 @@ def test_a_forked_process_can_have_a_sandbox_of_its_own(bubblewrap: Sandbox) -> 
                 return twin.run("x").stdout
 
     assert in_a_forked_process(work) == repr(b"5\n")
+
+
+def test_a_process_without_descriptors_is_told_so_and_leaves_no_group_behind(bubblewrap: Sandbox) -> None:
+    assert bubblewrap.run("print(1)").ok
+
+    def work() -> str:
+        with make("bubblewrap", limits=LIMITS, preload=()) as own:
+            sessions = [own.session() for _ in range(40)]
+            sessions[0].run("1")
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, hard))
+            told = ""
+            try:
+                for session in sessions:
+                    session.run("1")
+            except SandboxError as error:
+                told = str(error)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            assert sessions[-1].run("print(1)").ok
+        return f"{told} {len(left_over(find_hierarchy()))} left"
+
+    said = in_a_forked_process(work)
+    assert "Too many open files" in said and said.endswith(" 0 left'"), said
 
 
 def test_a_forked_process_that_throws_its_copy_away_ends_nothing(bubblewrap: Sandbox) -> None:
