@@ -15,7 +15,6 @@ from agent_gym.sandbox import Limits, Sandbox, make
 BACKENDS = ("bubblewrap", "docker", "local")
 ISOLATING = ("bubblewrap", "docker")
 LIMITS = Limits(seconds=10.0, memory_bytes=256 * 1024 * 1024)
-_tried: set[str] = set()
 
 
 def require(backend: str, reason: str) -> None:
@@ -49,7 +48,6 @@ def open_sandbox(backend: str, request: pytest.FixtureRequest, limits: Limits = 
         sandbox = make(backend, limits=limits, allow_unsafe=backend == "local", **options)
     except SandboxUnavailable as error:
         require(backend, str(error))
-    _tried.add(backend)
     return sandbox
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sandboxes import require
+from sandboxes import open_sandbox, require
 
 from agent_gym.errors import SandboxUnavailable, UnknownIdError
 from agent_gym.sandbox import GUARANTEES, Sandbox, make, probe, shared
@@ -35,6 +35,12 @@ def test_auto_is_bubblewrap_where_it_works(bubblewrap: Sandbox) -> None:
     with make() as sandbox:
         assert sandbox.name == bubblewrap.name == "bubblewrap"
     assert probe("bubblewrap").works
+
+
+def test_every_backend_that_is_required_here_runs_code(request: pytest.FixtureRequest) -> None:
+    for backend in filter(None, os.environ.get("REQUIRE_SANDBOX", "").split(",")):
+        with open_sandbox(backend, request) as sandbox:
+            assert sandbox.run("print(1)").stdout == b"1\n"
 
 
 def test_no_isolation_must_be_asked_for_in_so_many_words(caplog: pytest.LogCaptureFixture) -> None:

@@ -301,6 +301,31 @@ def test_branches_fork_at_the_same_time(bubblewrap: Sandbox) -> None:
             branch.close()
 
 
+CROWDS = {
+    "spins": "for _ in range(50):\n  if os.fork() == 0:\n    while True: pass\nwhile True: pass",
+    "breeds": "while True:\n  try: os.fork()\n  except OSError: pass",
+    "breeds and dies": (
+        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n"
+        "  try:\n    if os.fork() and os.getpid() % 2: os._exit(0)\n  except OSError: pass"
+    ),
+    "cannot be stopped": (
+        "import ctypes, time\nif os.fork() == 0:\n"
+        "  if ctypes.CDLL(None).syscall({'x86_64': 56, 'aarch64': 220}[os.uname().machine], 0x4011, 0, 0, 0, 0) == 0:\n"
+        "    time.sleep(600)\nwhile True: pass"
+    ),
+}
+"""The last one waits for a child of `vfork`, which takes its time."""
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_a_crowd_is_ended_and_the_branches_live_on(parent: Session, crowd: str) -> None:
+    parent.run("import os; x = 1")
+    with parent.fork() as child:
+        late = parent.run(CROWDS[crowd], timeout=0.7)
+        assert late.restarted and not late.files_lost
+        assert said(child, "x") == "1" and said(parent, "'x' in globals()") == "False"
+
+
 BELOW = """
 import os, signal
 seen = [p for p in os.listdir('/proc') if p.isdecimal() and len([l for l in open(f'/proc/{p}/status')

@@ -6,6 +6,7 @@ import _signal
 import _socket
 import os
 import select
+import time
 
 from . import kernel, worker
 from .streams import close_all_but, readable, receive_all, send_with
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
-_PASSES = 200
+_SECONDS = 5.0
+"""It may take to stop what runs, and to end it, on a busy machine."""
 
 
 class Child:
@@ -161,35 +163,43 @@ def _end(find: Callable[[], list[int]]) -> None:
 
     They are killed when all of them have stopped: each that has ended makes room for one that forks meanwhile.
     """
-    for _ in range(_PASSES):
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        _stop(find)
         found = find()
         if not found:
             return
-        running = [pid for pid in found if _state(pid)[0] not in "Tt"]
-        for pid in running or found:
-            _kill(pid, _signal.SIGSTOP if running else _signal.SIGKILL)
+        for pid in found:
+            _kill(pid, _signal.SIGKILL)
         reap(block=False)
-        if not running:
-            select.select([], [], [], 0.002)
+        select.select([], [], [], 0.002)
     # They cannot be stopped; with the first process the kernel ends all of them.
     os._exit(1)
 
 
 def stop_mates() -> list[int]:
-    """Stop every other process of this namespace, so that none sees or changes anything; return them.
-
-    Those are stopped as well that are started meanwhile.
-    """
+    """Stop every other process of this namespace, so that none sees or changes anything; return them."""
     mine = kernel.pid_namespace_depth(os.getpid())
-    stopped: list[int] = []
-    for _ in range(_PASSES):
-        running = [pid for pid in _namespace_mates(mine) if _state(pid)[0] not in "Tt"]
-        if not running:
+    return _stop(lambda: _namespace_mates(mine))
+
+
+def _stop(find: Callable[[], list[int]]) -> list[int]:
+    """Stop processes, and those that are started meanwhile, until none runs; return them.
+
+    One that waits in the kernel, for a child of `vfork` to begin a program, does not stop before that; but neither can
+    it do anything, and its child has stopped.
+    """
+    told: dict[int, None] = {}
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        moving = {pid: state for pid in find() if (state := _state(pid)[0]) not in "Tt"}
+        if all(state == "D" and pid in told for pid, state in moving.items()):
             break
-        for pid in running:
+        for pid in moving:
             _kill(pid, _signal.SIGSTOP)
-        stopped += running
-    return stopped
+        told |= dict.fromkeys(moving)
+        select.select([], [], [], 0.0005)
+    return list(told)
 
 
 def continue_all(pids: Sequence[int]) -> None:
