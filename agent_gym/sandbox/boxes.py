@@ -155,6 +155,8 @@ class Box:
         Raises:
             BoxLost: The box is gone, and the code is not known to be to blame.
         """
+        # What was killed in an earlier cell, which went on without it, says nothing of this one.
+        self._memory_ran_out()
         message = {
             "do": "run",
             "language": language,

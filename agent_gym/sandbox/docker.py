@@ -203,6 +203,8 @@ class _Container(Box):
         self._streams = channel
         self._client = client
         self._container = container
+        self._group_here: Path | None = None
+        """The control group of its memory, once it is known to be on this machine."""
 
     def kill(self) -> None:
         """See `Box.kill`."""
@@ -215,12 +217,15 @@ class _Container(Box):
         A daemon on this machine keeps the container's control group here. Of another one is only known, 0 or 1,
         whether the container as a whole has ended of it.
         """
+        if self._group_here is not None and self._group_here.is_dir():
+            return cgroups.memory_kills(self._group_here)
         try:
             state = self._client.api.inspect_container(self._container)["State"]
         except _failures():
             return 0
         group = cgroups.memory_group_of(state["Pid"]) if state["Pid"] else None
         if group is not None and self._container in str(group):
+            self._group_here = group
             return cgroups.memory_kills(group)
         return int(state["OOMKilled"])
 

@@ -168,3 +168,13 @@ def test_a_box_that_is_lost_before_anything_happened_in_it_is_replaced(isolating
 def _kill_box(session: object) -> None:
     """Kill the first process of a session's box, from outside."""
     session._box.kill()  # type: ignore[attr-defined]
+
+
+def test_memory_that_ran_out_in_one_cell_is_not_the_fault_of_the_next(isolating: Sandbox) -> None:
+    hungry = (
+        "import os\nif os.fork() == 0:\n    x = bytearray(2 << 30); x[::4096] = b'x' * len(x[::4096])\n"
+        "    os._exit(0)\nos.wait()"
+    )
+    with isolating.session() as session:
+        assert session.run(hungry, timeout=30.0).status is Status.OK
+        assert session.run("os._exit(0)").status is Status.DIED
