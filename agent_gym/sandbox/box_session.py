@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from agent_gym.errors import ConfigError, ForkDiverged, SandboxError
-from agent_gym.sandbox.base import Files, Language, Limits, Result, Session, check_language
-from agent_gym.sandbox.boxes import DEEPEST_FORK, Box, BoxLost
+from agent_gym.sandbox.base import MIB, Files, Language, Limits, Result, Session, check_language
+from agent_gym.sandbox.boxes import DEEPEST_FORK, Box, BoxLost, understanding
 from agent_gym.sandbox.inside import frames
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _FILE_SECONDS = 45.0
 _LONGEST_SECONDS = 1_000_000
+_LONGEST_INPUT = 32 * MIB
 _T = TypeVar("_T")
 
 
@@ -44,7 +45,7 @@ class BoxSession(Session):
     ) -> Result:
         """See `Session.run`."""
         check_language(language)
-        deed = _Cell(code, language, stdin, checked_seconds(timeout, self._sandbox.limits))
+        deed = _Cell(encoded(code, stdin), language, stdin, checked_seconds(timeout, self._sandbox.limits))
         with self._lock, self._sandbox._gate, self._in_use():
             lost, self._lost = self._lost, False
             result = self._do(deed.run)
@@ -165,7 +166,7 @@ class BoxSession(Session):
 class _Cell:
     """A piece of code that a session has run."""
 
-    code: str
+    code: bytes
     language: Language
     stdin: bytes
     seconds: float
@@ -173,7 +174,7 @@ class _Cell:
 
     def run(self, box: Box) -> Result:
         """Run it."""
-        return box.run(encoded(self.code), self.language, self.stdin, self.seconds, echo=True)
+        return box.run(self.code, self.language, self.stdin, self.seconds, echo=True)
 
     def same(self, other: object) -> bool:
         """Return whether it has come to the same as before."""
@@ -240,7 +241,7 @@ def write(box: Box, files: Mapping[str, bytes]) -> None:
     listed = [[path, len(data)] for path, data in files.items()]
     answer, _ = box.ask({"do": "write", "files": listed}, b"".join(files.values()), seconds=_FILE_SECONDS)
     if "failed" in answer:
-        raise ConfigError(f"The file {answer['failed']!r} cannot be written in the sandbox: {answer['why']}.")
+        raise ConfigError(f"The file {answer['failed']!r} cannot be written in the sandbox: {answer.get('why')}.")
 
 
 def read(box: Box, patterns: Sequence[str]) -> Files:
@@ -255,16 +256,27 @@ def read(box: Box, patterns: Sequence[str]) -> Files:
     answer, blob = box.ask(request, seconds=_FILE_SECONDS)
     got: dict[str, bytes] = {}
     refused: dict[str, str] = {}
-    if not answer["complete"]:
-        refused["."] = "reading the files took too long"
-    for message, data in frames.Reader(limits.return_bytes).feed(blob):
-        if "problem" in message:
-            refused[str(message["path"])] = str(message["problem"])
-        else:
-            got[str(message["path"])] = data
+    with understanding():
+        if not answer["complete"]:
+            refused["."] = "reading the files took too much time or memory"
+        for message, data in frames.Reader(limits.return_bytes).feed(blob):
+            if "problem" in message:
+                refused[str(message["path"])] = str(message["problem"])
+            else:
+                got[str(message["path"])] = data
     return Files(got, refused)
 
 
-def encoded(code: str) -> bytes:
-    """Return code as bytes; what cannot be encoded becomes a question mark."""
-    return code.encode("utf-8", "replace")
+def encoded(code: str, stdin: bytes) -> bytes:
+    """Return code as bytes; what cannot be encoded becomes a question mark.
+
+    Raises:
+        ConfigError: It, and what it shall read, are too much for one call.
+    """
+    data = code.encode("utf-8", "replace")
+    if len(data) + len(stdin) > _LONGEST_INPUT:
+        raise ConfigError(
+            f"The code and its input have {len(data) + len(stdin):,} bytes: at most {_LONGEST_INPUT:,} go in at once; "
+            "give larger input as files."
+        )
+    return data

@@ -9,8 +9,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from agent_gym.errors import SandboxError
@@ -172,19 +172,20 @@ class Box:
             if self._memory_ran_out():
                 return Result(Status.OUT_OF_MEMORY, restarted=True, files_lost=True)
             raise
-        status = Status(answer["status"])
-        if status is Status.DIED and self._memory_ran_out():
-            status = Status.OUT_OF_MEMORY
-        return Result(
-            status,
-            stdout=output[: answer["out"]],
-            stderr=output[answer["out"] :],
-            exit_code=answer["exit"],
-            seconds=answer["seconds"],
-            cpu_seconds=answer["cpu"],
-            truncated_bytes=answer["dropped"],
-            restarted=answer["restarted"],
-        )
+        with understanding():
+            status, middle, exit_code = Status(answer["status"]), int(answer["out"]), answer["exit"]
+            if status is Status.DIED and self._memory_ran_out():
+                status = Status.OUT_OF_MEMORY
+            return Result(
+                status,
+                stdout=output[:middle],
+                stderr=output[middle:],
+                exit_code=None if exit_code is None else int(exit_code),
+                seconds=float(answer["seconds"]),
+                cpu_seconds=float(answer["cpu"]),
+                truncated_bytes=int(answer["dropped"]),
+                restarted=bool(answer["restarted"]),
+            )
 
     def fork(self, group: Group | None) -> "Box":
         """Return a box beside this one, with a twin of its worker and copies of its files.
@@ -201,7 +202,7 @@ class Box:
                     self._send({"do": "fork"}, b"", FORK_SECONDS, [theirs.fileno()])
                 arrived = twin._arrive(ours)
                 answer, _ = self._answer(FORK_SECONDS)
-            if not (arrived and answer["forked"]):
+            if not (arrived and answer.get("forked") is True):
                 raise SandboxError("The session could not be forked: its processes, memory or files stand in the way.")
             with self._tree:
                 self._branches += 1
@@ -312,6 +313,19 @@ class Box:
             parent._branches -= 1
             if parent._retired and parent._branches == 0:
                 parent._end()
+
+
+@contextmanager
+def understanding() -> Iterator[None]:
+    """Read an answer, which is trusted, but not to have sense.
+
+    Raises:
+        BoxLost: It has none.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError, frames.FrameError) as error:
+        raise BoxLost(f"its answer has no sense ({error!r})") from error
 
 
 def box_config(limits: Limits, **more: Any) -> dict[str, Any]:

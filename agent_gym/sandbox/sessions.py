@@ -121,9 +121,9 @@ class BoxSandbox(Sandbox):
     ) -> Result:
         """See `Sandbox.run`."""
         check_language(language)
-        limit = checked_seconds(timeout, self.limits)
+        limit, sent = checked_seconds(timeout, self.limits), encoded(code, stdin)
         with self._gate:
-            return self._twice(lambda box: _run_once(box, code, language, stdin, limit, files or {}, collect))
+            return self._twice(lambda box: _run_once(box, sent, language, stdin, limit, files or {}, collect))
 
     def session(self) -> BoxSession:
         """See `Sandbox.session`."""
@@ -141,7 +141,7 @@ class BoxSandbox(Sandbox):
     def close(self) -> None:
         """See `Sandbox.close`."""
         self._closing.set()
-        for session in list(self._sessions):
+        for session in self._living():
             session.close()
         self._housekeeper.shutdown(wait=True)
         self._drop_spares()
@@ -173,8 +173,12 @@ class BoxSandbox(Sandbox):
                     break
         raise SandboxError(f"The sandbox {self.name!r} has failed twice ({lost}): see the log.") from lost
 
+    def _living(self) -> list[BoxSession]:
+        with self._guard:
+            return list(self._sessions)
+
     def _expire(self, now: float) -> None:
-        for session in list(self._sessions):
+        for session in self._living():
             session.expire(now)
         _close_each(self._forgotten)
 
@@ -198,7 +202,7 @@ def _close_all() -> None:
 
 def _run_once(
     box: Box,
-    code: str,
+    code: bytes,
     language: Language,
     stdin: bytes,
     seconds: float,
@@ -207,7 +211,7 @@ def _run_once(
 ) -> Result:
     if files:
         write(box, checked_files(files, box.limits))
-    result = box.run(encoded(code), language, stdin, seconds, echo=False)
+    result = box.run(code, language, stdin, seconds, echo=False)
     if collect and not result.files_lost:
         result = replace(result, files=read(box, collect))
     return result
