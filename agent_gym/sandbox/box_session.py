@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent_gym.errors import ConfigError, ForkDiverged, SandboxError
 from agent_gym.sandbox.base import MIB, Files, Language, Limits, Result, Session, check_language
-from agent_gym.sandbox.boxes import DEEPEST_FORK, Box, BoxLost, understanding
+from agent_gym.sandbox.boxes import DEEPEST_FORK, Box, understanding
+from agent_gym.sandbox.channels import BoxLost
 from agent_gym.sandbox.inside import frames
 
 if TYPE_CHECKING:

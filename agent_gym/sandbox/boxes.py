@@ -1,79 +1,26 @@
 """The host's side of a box: what all backends share, once they have started a supervisor and can talk to it."""
 
 import logging
-import math
 import os
-import select
 import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from agent_gym.errors import SandboxError
 from agent_gym.sandbox.base import MIB, Limits, Result, Status
 from agent_gym.sandbox.cgroups import Group
+from agent_gym.sandbox.channels import ANSWER_SECONDS, BoxLost, Channel, SocketChannel, readable, sender_of
 from agent_gym.sandbox.inside import frames
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 15.0
-"""What a supervisor may take besides the time of the code; it is trusted, but the machine may be busy."""
 FORK_SECONDS = 60.0
 DEEPEST_FORK = 28
 """The kernel nests 32 namespaces; the outer boxes take some."""
-
-
-class BoxLost(Exception):  # noqa: N818 - no error of its own: whoever catches it decides what it was
-    """A box has hung up, is silent, or talks nonsense."""
-
-
-class Channel(Protocol):
-    """Bytes to and from a supervisor."""
-
-    def send(self, data: bytes, descriptors: Sequence[int], deadline: float) -> None:
-        """Send all bytes (descriptors where it can) before a deadline of `time.monotonic`."""
-
-    def receive(self, deadline: float) -> bytes:
-        """Wait for some bytes; none at the end.
-
-        Raises:
-            TimeoutError: None came in time.
-        """
-
-    def close(self) -> None:
-        """Hang up."""
-
-
-class SocketChannel:
-    """A Unix socket."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
-
-    def send(self, data: bytes, descriptors: Sequence[int], deadline: float) -> None:
-        """See `Channel.send`."""
-        self._end.settimeout(max(0.001, deadline - time.monotonic()))
-        sent = socket.send_fds(self._end, [data], descriptors) if descriptors else 0
-        self._end.sendall(data[sent:])
-
-    def receive(self, deadline: float) -> bytes:
-        """See `Channel.receive`."""
-        self._end.settimeout(max(0.001, deadline - time.monotonic()))
-        return self._end.recv(1 << 18)
-
-    def hung_up(self) -> bool:
-        """Return whether nobody is at the other end any more."""
-        poll = select.poll()
-        poll.register(self._end, 0)
-        return bool(poll.poll(0))
-
-    def close(self) -> None:
-        """See `Channel.close`."""
-        self._end.close()
 
 
 class Box:
@@ -304,7 +251,7 @@ class Box:
         self.kill()
         self._channel.close()
         if self._pidfd is not None:
-            if not _exited(self._pidfd, ANSWER_SECONDS):
+            if not readable(self._pidfd, ANSWER_SECONDS):
                 logger.warning("A sandbox has not ended within %g s.", ANSWER_SECONDS)
             os.close(self._pidfd)
         if self._group is not None and not _removed(self._group):
@@ -375,31 +322,6 @@ def unborn_box(limits: Limits, group: Group | None, *, depth: int = 0) -> tuple[
         raise SandboxError(f"No channel to a box could be made ({error}): does ulimit -n allow two a box?") from error
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     return Box(SocketChannel(ours), limits, group=group, depth=depth), ours, theirs
-
-
-def sender_of(end: socket.socket, seconds: float = ANSWER_SECONDS) -> int:
-    """Wait until something can be read, and return the id, here, of the process that wrote it; it is not consumed.
-
-    Raises:
-        BoxLost: Nothing came.
-    """
-    if not _readable(end.fileno(), seconds):
-        raise BoxLost(f"it has not begun within {seconds:g} s")
-    data, ancillary, *_ = end.recvmsg(1, socket.CMSG_SPACE(struct.calcsize("iii")), socket.MSG_PEEK)
-    for level, kind, value in ancillary:
-        if data and level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-            return int(struct.unpack("iii", value)[0])
-    raise BoxLost("it has hung up before it began")
-
-
-def _readable(descriptor: int, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(math.ceil(seconds * 1000)))
-
-
-def _exited(pidfd: int, seconds: float) -> bool:
-    return _readable(pidfd, seconds)
 
 
 def _removed(group: Group) -> bool:

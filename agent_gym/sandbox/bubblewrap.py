@@ -21,8 +21,9 @@ from typing import IO, Final
 from agent_gym.errors import ConfigError, SandboxError, SandboxUnavailable
 from agent_gym.sandbox import cgroups
 from agent_gym.sandbox.base import Limits
-from agent_gym.sandbox.boxes import Box, BoxLost, SocketChannel, box_config, environment, unborn_box
+from agent_gym.sandbox.boxes import Box, box_config, environment, unborn_box
 from agent_gym.sandbox.bundle import BOOT_COMPILED, compiled
+from agent_gym.sandbox.channels import BoxLost, SocketChannel
 from agent_gym.sandbox.inside import frames
 from agent_gym.sandbox.runtime import HOME, Runtime, make_runtime
 from agent_gym.sandbox.seccomp import bpf_program

@@ -19,8 +19,9 @@ from typing import Any, Final
 from agent_gym.errors import SandboxError, SandboxUnavailable
 from agent_gym.sandbox import cgroups
 from agent_gym.sandbox.base import Limits
-from agent_gym.sandbox.boxes import Box, BoxLost, box_config
+from agent_gym.sandbox.boxes import Box, box_config
 from agent_gym.sandbox.bundle import boot_source
+from agent_gym.sandbox.channels import BoxLost
 from agent_gym.sandbox.inside import frames
 from agent_gym.sandbox.seccomp import bpf_program, docker_profile
 from agent_gym.sandbox.sessions import BoxSandbox
@@ -244,7 +245,7 @@ class _Container(Box):
 
 
 class _Streams:
-    """The streams of a container, which the daemon sends in pieces with a header each; implements `boxes.Channel`."""
+    """The streams of a container, which the daemon sends in pieces with a header each; implements `Channel`."""
 
     def __init__(self, attached: Any) -> None:
         self._attached = attached

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from agent_gym.errors import SandboxUnavailable
 from agent_gym.sandbox.base import Limits
-from agent_gym.sandbox.boxes import Box, BoxLost, SocketChannel, box_config, environment
+from agent_gym.sandbox.boxes import Box, box_config, environment
 from agent_gym.sandbox.bundle import boot_source
+from agent_gym.sandbox.channels import BoxLost, SocketChannel
 from agent_gym.sandbox.sessions import BoxSandbox
 
 logger = logging.getLogger(__name__)

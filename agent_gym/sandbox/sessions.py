@@ -23,7 +23,8 @@ from agent_gym.sandbox.base import (
     check_language,
 )
 from agent_gym.sandbox.box_session import BoxSession, checked_files, checked_seconds, encoded, read, write
-from agent_gym.sandbox.boxes import Box, BoxLost
+from agent_gym.sandbox.boxes import Box
+from agent_gym.sandbox.channels import BoxLost
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agent_gym.errors import ConfigError
 from agent_gym.sandbox import Files, Limits, Result, Sandbox
 from agent_gym.sandbox.box_session import read, write
-from agent_gym.sandbox.boxes import Box, BoxLost
+from agent_gym.sandbox.boxes import Box
+from agent_gym.sandbox.channels import BoxLost
 from agent_gym.sandbox.inside import frames
 
 
