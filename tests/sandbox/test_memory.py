@@ -28,13 +28,13 @@ BOMBS = {
         "  a = c.shmat(c.shmget(i, 20 * MIB, 0o1600), None, 0); ctypes.memset(a, 1, 20 * MIB)"
     ),
     "pipes": (
-        "import fcntl\nkeep = []\nwhile len(keep) < 450:\n"
+        "import fcntl\nkeep = []\nwhile len(keep) < 240:\n"
         "  r, w = os.pipe(); fcntl.fcntl(w, 1031, MIB); os.set_blocking(w, False); keep.append(w)\n"
         "  try:\n    while True: os.write(w, bytes([1]) * 65536)\n"
         "  except BlockingIOError: pass"
     ),
     "sockets": (
-        "import socket\nkeep = []\nwhile len(keep) < 480:\n"
+        "import socket\nkeep = []\nwhile len(keep) < 240:\n"
         "  a, b = socket.socketpair(); a.setblocking(False); keep += [(a, b)]\n"
         "  try:\n    while True: a.send(bytes([1]) * 65536)\n"
         "  except BlockingIOError: pass"

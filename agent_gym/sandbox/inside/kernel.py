@@ -32,6 +32,10 @@ _PERMISSION = struct.Struct("=QqiI")
 _RECEIVE_NOTIFICATION, _SEND_PERMISSION = 0xC0502100, 0xC0182101
 _LET_IT_CONTINUE = 1
 
+_DESCRIPTORS = 512
+"""What code may have open. In sockets it can have half as many again under way, and the kernel counts those of a user:
+even where that is the user of the host, who may have 1024 by default, there is room left."""
+
 _READ, _WRITE = 1, 2
 _SHARED, _FIXED, _ANONYMOUS = 1, 16, 32
 _MAY_MOVE, _TO_THERE = 1, 2
@@ -210,7 +214,7 @@ def limit_resources(file_bytes: int, address_space: int | None) -> None:
         file_bytes: The largest file.
         address_space: Bytes a process may map; None where a control group limits memory.
     """
-    descriptors = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2)
+    descriptors = min(_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2)
     wanted = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_NOFILE: descriptors}
     if address_space is not None:
         wanted[resource.RLIMIT_AS] = address_space
