@@ -38,6 +38,10 @@ _FIRST_USER: Final = 300_000
 _USERS: Final = 100_000
 _START_SECONDS: Final = 120.0
 """Importing large libraries from a cold disk takes its time."""
+_POOLS: Final = 3
+"""Pools that are tried for one box when one after the other ends."""
+_DYING_SECONDS: Final = 1.0
+"""A pool that was killed takes a moment to be gone; meanwhile its boxes break in one way or another."""
 _users = itertools.count(os.getpid() % _USERS)
 _starter = ThreadPoolExecutor(1, thread_name_prefix="sandbox-starter")
 """The kernel ends a pool with the *thread* that has started it; this one lives as long as the process."""
@@ -122,7 +126,18 @@ class Bubblewrap(BoxSandbox):
                 self._pool = None
 
     def _open_box(self) -> Box:
-        pool = self._running_pool()
+        """See `BoxSandbox._open_box`; that a pool has ended says nothing of the box: the next one makes it."""
+        for _ in range(_POOLS):
+            pool = self._running_pool()
+            try:
+                return self._box_of(pool)
+            except BoxLost as error:
+                if not pool.ends_within(_DYING_SECONDS):
+                    raise
+                lost = error
+        raise lost
+
+    def _box_of(self, pool: "_Pool") -> Box:
         box, ours, theirs = unborn_box(self.limits, self._new_group())
         try:
             pool.send_for(theirs)
@@ -206,7 +221,11 @@ class _Pool:
 
     def ended(self) -> bool:
         """Return whether the pool has ended; bwrap itself may take a moment longer."""
-        return self._process.poll() is not None or self._channel.hung_up()
+        return self.ends_within(0.0)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait, so long at most, until the pool has ended; return whether it has."""
+        return self._process.poll() is not None or self._channel.hung_up(seconds)
 
     def end(self) -> None:
         """End the pool and whatever is still in it."""

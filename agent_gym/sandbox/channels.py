@@ -51,11 +51,14 @@ class SocketChannel:
         self._end.settimeout(max(0.001, deadline - time.monotonic()))
         return self._end.recv(1 << 18)
 
-    def hung_up(self) -> bool:
-        """Return whether nobody is at the other end any more."""
+    def hung_up(self, seconds: float = 0.0) -> bool:
+        """Wait, so long at most, until nobody is at the other end any more, or this one is closed; return whether."""
+        descriptor = self._end.fileno()
+        if descriptor < 0:
+            return True
         poll = select.poll()
-        poll.register(self._end, 0)
-        return bool(poll.poll(0))
+        poll.register(descriptor, 0)
+        return bool(poll.poll(math.ceil(seconds * 1000)))
 
     def close(self) -> None:
         """See `Channel.close`."""

@@ -161,7 +161,8 @@ class BoxSandbox(Sandbox):
         for attempt in range(2):
             self._check_open()
             try:
-                box = self._take_box()
+                # What took the first box may have taken those that wait, too.
+                box = self._open_box() if attempt else self._take_box()
                 try:
                     return work(box)
                 finally:
