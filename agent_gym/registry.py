@@ -246,13 +246,25 @@ def _load_file(path: Path) -> Any:
 
 
 def load_plugins() -> None:
-    """Call each plugin's function once; it registers what the plugin brings."""
+    """Call each plugin's function once; it registers what the plugin brings.
+
+    Raises:
+        ConfigError: One of them failed; what is looked up next fails again, rather than without what it brings.
+    """
     global _loaded_plugins
     if _loaded_plugins:
         return
+    # Before they are called, because what they call may look something up.
     _loaded_plugins = True
     for entry in importlib.metadata.entry_points(group=PLUGIN_GROUP):
-        entry.load()()
+        try:
+            entry.load()()
+        except Exception as error:
+            _loaded_plugins = False
+            raise ConfigError(
+                f"The plugin {entry.name!r} ({entry.value}) failed: {type(error).__name__}: {error}; "
+                "mend or uninstall the package that brings it."
+            ) from error
 
 
 register(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import gymnasium
@@ -12,6 +13,7 @@ from helpers import CountEnv, WordEnv
 import agent_gym
 from agent_gym import registry
 from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.tools import as_tool
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +121,12 @@ def test_plugins_are_loaded_once_and_may_register(monkeypatch: pytest.MonkeyPatc
     assert "plugged" in [spec.id for spec in registry.specs()]
     registry.specs()
     assert calls == [1]
+
+
+def test_a_plugin_that_fails_is_named_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("broken", "no_such_plugin:register", registry.PLUGIN_GROUP)
+    monkeypatch.setattr(registry, "_loaded_plugins", False)
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [entry])
+    for look_up in (registry.specs, lambda: registry.make("alfworld"), lambda: as_tool("calculator")):
+        with pytest.raises(ConfigError, match=r"'broken' \(no_such_plugin:register\) failed: ModuleNotFoundError"):
+            look_up()

@@ -163,7 +163,7 @@ def envs(env: Annotated[str | None, typer.Argument(help="Describe this one: its 
 
 @app.command(epilog=_example("agent-gym doctor --image python:3.11-slim"))
 def doctor(
-    image: Annotated[str | None, typer.Option(help="Try the Docker sandbox, with this image.")] = None,
+    image: Annotated[str | None, typer.Option(envvar="AGENT_GYM_IMAGE", help="An image to try Docker with.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what works on this machine; exit code 1 where untrusted code cannot be isolated."""

@@ -21,6 +21,7 @@ Tried = list[tuple[str, dict[str, Any]]]
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AGENT_GYM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("AGENT_GYM_IMAGE", raising=False)
     return tmp_path / "cache"
 
 
@@ -49,6 +50,12 @@ def test_every_row_says_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["sandbox local"]["works"] is None and "isolates nothing" in rows["sandbox local"]["detail"]
     assert rows["torch"]["works"] and rows["python"]["works"]
     assert {"GPU", "java", "cores", "memory", "disk here", "control groups", "extra search"} <= rows.keys()
+
+
+def test_docker_is_tried_with_the_image_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_GYM_IMAGE", "theirs:1")
+    assert ("docker", {"image": "theirs:1"}) in looked(monkeypatch)[2]
+    assert ("docker", {"image": "mine:2"}) in looked(monkeypatch, "--image", "mine:2")[2]
 
 
 def test_the_sandbox_is_tried_for_real() -> None:
