@@ -71,9 +71,13 @@ class Session:
     state: Any = None
     closed: bool = field(default=False)
 
-    def fork(self) -> "Session":
-        """Return a session with a copy of what the engine holds for this one."""
-        return self.engine.fork_session(self)
+    def fork(self, length: int | None = None) -> "Session":
+        """Return a session with a copy of what the engine holds for this one.
+
+        Args:
+            length: Of the leading tokens take over so many at most; the copy goes on from there. None takes all.
+        """
+        return self.engine.fork_session(self, length)
 
     def close(self) -> None:
         """Give back what the engine holds; closing twice does nothing."""
@@ -89,6 +93,8 @@ class Engine(ABC):
     """Counts the updates of the weights."""
     max_context: int = 1 << 30
     """Longest sequence, prompt and generation together, in tokens."""
+    vocabulary: int = 0
+    """Number of tokens that it draws from; 0 where it does not say."""
 
     @abstractmethod
     async def generate(
@@ -110,9 +116,9 @@ class Engine(ABC):
         """Open a conversation; close it when the episode ends."""
         return Session(self)
 
-    def fork_session(self, session: Session) -> Session:
-        """Return an independent copy of a session."""
-        return Session(self, session.cached, session.state)
+    def fork_session(self, session: Session, length: int | None = None) -> Session:
+        """Return an independent copy of a session, of its first `length` tokens at most; see `Session.fork`."""
+        return Session(self, _at_most(session.cached, length), session.state)
 
     def close_session(self, session: Session) -> None:  # noqa: B027 - engines that keep nothing need not override
         """Free what the engine holds for a session."""
@@ -120,3 +126,7 @@ class Engine(ABC):
     async def sync(self, state: Mapping[str, Any] | None = None) -> None:
         """Use new weights: those in `state`, or those that the engine shares with the trainer (None)."""
         self.version += 1
+
+
+def _at_most(cached: int, length: int | None) -> int:
+    return cached if length is None else min(cached, length)

@@ -162,8 +162,13 @@ class SequentialRunner:
         return torch.stack(logits)
 
     def fork(self, state: Transcript | None, length: int) -> Transcript | None:
-        """Copy a conversation's cache."""
-        return copy.deepcopy(state)
+        """Copy a conversation's cache; where it is cut shorter, the model will read what is left of it again.
+
+        Not every model's cache can be cut: a state has forgotten what it was, a window what it has left behind.
+        """
+        if state is None or length == len(state.token_ids):
+            return copy.deepcopy(state)
+        return Transcript(state.token_ids[:length]) if length else None
 
     def free(self, state: Transcript | None) -> None:
         """Nothing to do: the cache goes with its session."""

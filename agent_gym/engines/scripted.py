@@ -37,6 +37,7 @@ class ScriptedEngine(Engine):
 
     def __init__(self, answers: Iterable[str] | Callable[[str], str], tokenizer: ByteTokenizer | None = None) -> None:
         self.tokenizer = tokenizer or ByteTokenizer()
+        self.vocabulary = self.tokenizer.vocabulary_size
         self._function = answers if callable(answers) else None
         self._answers = [] if callable(answers) else list(answers)
         if self._function is None and not self._answers:
@@ -47,7 +48,7 @@ class ScriptedEngine(Engine):
     ) -> Completion:
         """Return the next scripted answer; every token has probability one."""
         seen = session.cached if session else 0
-        count = (session.state or 0) if session else 0
+        count = len(_ends(session)) if session else 0
         if self._function is not None:
             answer = self._function(self.tokenizer.decode(prompt_ids[seen:]))
         else:
@@ -58,6 +59,17 @@ class ScriptedEngine(Engine):
             token_ids, finish_reason = token_ids[: sampling.max_tokens], "length"
         if session is not None:
             session.cached = len(prompt_ids) + len(token_ids)
-            session.state = count + 1
+            session.state = (*_ends(session), session.cached)
         zeros = [0.0] * len(token_ids)
         return Completion(token_ids, zeros, list(zeros), finish_reason, self.version)
+
+    def fork_session(self, session: Session, length: int | None = None) -> Session:
+        """Copy a session; answers that end after the first `length` tokens have not been given in it."""
+        ends = tuple(end for end in _ends(session) if length is None or end <= length)
+        return Session(self, ends[-1] if ends else 0, ends)
+
+
+def _ends(session: Session) -> tuple[int, ...]:
+    """Where each answer of a session ended, in tokens."""
+    ends: tuple[int, ...] = session.state or ()
+    return ends

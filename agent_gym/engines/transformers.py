@@ -66,6 +66,7 @@ class TransformersEngine(Engine):
         self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.max_context = getattr(model.config, "max_position_embeddings", None) or Engine.max_context
+        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self.stop_token_ids = frozenset(_end_tokens(model) if stop_token_ids is None else stop_token_ids)
         self.generated_tokens = 0
         self._sessions: set[Session] = set()
@@ -113,9 +114,10 @@ class TransformersEngine(Engine):
         self._sessions.add(session)
         return session
 
-    def fork_session(self, session: Session) -> Session:
-        """Copy a conversation, its keys and values included."""
-        child = Session(self, session.cached, self._runner.fork(session.state, session.cached))
+    def fork_session(self, session: Session, length: int | None = None) -> Session:
+        """Copy a conversation, its keys and values included, as far as asked for."""
+        kept = session.cached if length is None else min(session.cached, length)
+        child = Session(self, kept, self._runner.fork(session.state, kept))
         self._sessions.add(child)
         return child
 

@@ -65,7 +65,8 @@ def converse(runner: Any, model: Any, seed: int, *, steps: int = 30) -> None:
             runner.free(live.pop(rng.randrange(len(live)))[1])
         if live and rng.random() < 0.3:
             ids, state = rng.choice(live)
-            live.append((list(ids), runner.fork(state, len(ids))))
+            cut = rng.choice([len(ids), rng.randint(1, len(ids))])
+            live.append((ids[:cut], runner.fork(state, cut)))
         chosen = rng.sample(range(len(live)), k=rng.randint(0, len(live)))
         rows = [Row(live[i][1], len(live[i][0]), tokens(rng.choice([1, 1, 6]))) for i in chosen]
         fresh = [tokens(8)] * rng.choice([0, 1, 3]) or ([tokens(8)] if not rows else [])

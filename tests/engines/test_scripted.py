@@ -55,6 +55,23 @@ def test_a_fork_goes_on_from_where_its_parent_is() -> None:
     assert text(say(engine, "p", parent)) == "two"
 
 
+def test_a_fork_that_is_cut_shorter_has_not_given_the_last_answer() -> None:
+    engine = ScriptedEngine(["one", "two", "three"])
+    parent = engine.session()
+    say(engine, "p", parent)
+    say(engine, "p one and", parent)
+    child, fresh = parent.fork(len("p one and")), parent.fork(0)
+    assert (text(say(engine, "p one and", child)), text(say(engine, "p", fresh))) == ("two", "one")
+    assert text(say(engine, "p one and two", parent)) == "three"
+    seen: list[str] = []
+    listening = ScriptedEngine(lambda new: seen.append(new) or "x")
+    session = listening.session()
+    say(listening, "hello", session)
+    say(listening, "hello..world", session)
+    say(listening, "hello..world", session.fork(len("hello..world") - 1))
+    assert seen == ["hello", "world", "world"]
+
+
 def test_an_answer_ends_with_the_end_token_or_with_max_tokens() -> None:
     engine = ScriptedEngine(["abc"])
     whole, cut = say(engine, "p"), say(engine, "p", max_tokens=3)

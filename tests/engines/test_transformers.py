@@ -229,6 +229,21 @@ def test_a_forked_session_and_its_parent_go_their_own_ways(packed: bool) -> None
         assert talk(engine, session, prefix, 3, seed) == talk(engine, None, prefix, 3, seed)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_fork_that_is_cut_shorter_has_not_seen_what_its_parent_said(packed: bool) -> None:
+    engine = make(packed=packed)
+    parent = engine.session()
+    prefix = talk(engine, parent, PROMPT, 2)
+    said = run(engine.generate(prefix, Sampling(max_tokens=4, seed=5), parent))
+    child = parent.fork(len(prefix) - 1)
+    assert child.cached == len(prefix) - 1
+    again = run(engine.generate(prefix, Sampling(max_tokens=4, seed=5), child))
+    assert again.token_ids == said.token_ids
+    assert again.logprobs == pytest.approx(said.logprobs, abs=1e-5)
+    assert talk(engine, parent.fork(1), PROMPT, 2) == talk(engine, None, PROMPT, 2)
+    assert talk(engine, parent.fork(0), PROMPT, 2) == talk(engine, None, PROMPT, 2)
+
+
 def test_a_fork_of_a_fresh_session_is_fresh() -> None:
     engine = make()
     assert talk(engine, engine.session().fork(), PROMPT, 2) == talk(engine, None, PROMPT, 2)
