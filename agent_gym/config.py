@@ -93,6 +93,11 @@ class RolloutSection(Section):
     """Append the admissible actions to each observation."""
     restate_goal: bool = False
     """Append the goal to each observation after the first."""
+    layout: Literal["trajectory", "turn"] = "trajectory"
+    """"trajectory": the prompt grows by appending, and an episode is one row of training (ARPO, AEPO). "turn": each
+    turn has a prompt of its own that shows the last turns, and is a row of its own (EPO, GiGPO, SPEAR on ALFWorld)."""
+    window: int = Field(2, ge=0)
+    """Earlier turns that a prompt of the layout "turn" shows."""
 
 
 class AlgorithmSection(Section):
@@ -121,6 +126,8 @@ class UpdateSection(Section):
     """Gradients are scaled down to this norm."""
     weight_decay: float = Field(0.0, ge=0)
     """Of the optimiser."""
+    share_prefixes: bool = False
+    """Compute once what the trajectories of a group begin with in common: same gradients, fewer tokens."""
 
 
 class MeasureSection(Section):

@@ -23,6 +23,9 @@ class Turn:
     """Offset in `Trajectory.token_ids` of the first generated token."""
     end: int
     """Offset just after the last generated token."""
+    context_start: int = 0
+    """Offset of the first token of the prompt that this turn was generated from. 0 where the prompts grow by appending;
+    where each turn has a prompt of its own, they stand one after the other in `Trajectory.token_ids`."""
     reward: float = 0.0
     invalid_action: bool = False
     finish_reason: str = "stop"
@@ -64,12 +67,19 @@ class Trajectory:
     parent_id: str | None = None
     branch_turn: int | None = None
     """The turn before which this trajectory left its parent."""
+    branch_offset: int | None = None
+    """Leading tokens that it shares with its parent."""
     metadata: dict[str, str] = field(default_factory=dict)
 
     @property
     def reward(self) -> float:
         """Sum of the rewards of all turns."""
         return sum(turn.reward for turn in self.turns)
+
+    @property
+    def own_turns(self) -> list[Turn]:
+        """The turns that this episode took itself; those before were its parent's."""
+        return self.turns[self.branch_turn or 0 :]
 
     @property
     def ended(self) -> bool:

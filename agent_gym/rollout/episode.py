@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from agent_gym.config import RolloutSection
@@ -31,6 +32,9 @@ class EpisodeSettings:
     """Append the admissible actions to each observation."""
     restate_goal: bool = False
     """Append the goal to each observation after the first."""
+    window: int | None = None
+    """None: each prompt is the last one with what was said since appended. A number: each turn has a prompt of its own,
+    which shows so many turns before it."""
 
 
 def episode_settings(section: RolloutSection, temperature: float) -> EpisodeSettings:
@@ -41,6 +45,7 @@ def episode_settings(section: RolloutSection, temperature: float) -> EpisodeSett
         max_tokens=section.max_episode_tokens,
         show_admissible=section.show_admissible,
         restate_goal=section.restate_goal,
+        window=section.window if section.layout == "turn" else None,
     )
 
 
@@ -72,6 +77,11 @@ class Episode:
     """What ended the episode before its time."""
     _session: Session | None = field(init=False, default=None)
     _observation: str = field(init=False, default="")
+    _first_shown: str = field(init=False, default="")
+    _context_start: int = field(init=False, default=0)
+    """Where the prompt begins that the next turn is generated from."""
+    _proposed: bool = field(init=False, default=False)
+    """Whether the last turn still waits for the environment."""
 
     def __post_init__(self) -> None:
         self.trajectory = Trajectory(task_id=self.task_id or "", seed=self.seed)
@@ -84,19 +94,24 @@ class Episode:
         A failure is recorded in the trajectory, not raised.
         """
         try:
-            if self._session is None:
-                await self.start()
-            while await self.take_turn():
-                pass
-        except Exception as error:
-            logger.warning("Episode of task %s failed: %s", self.trajectory.task_id, error, exc_info=True)
-            self.failure, self.trajectory.error = error, f"{type(error).__name__}: {error}"
+            going_on = self._session is not None or await self.attempt(self.start)
+            while going_on:
+                going_on = await self.attempt(self.take_turn)
         finally:
             self.close()
         return self.trajectory
 
-    async def start(self) -> None:
-        """Reset the environment and render the first prompt."""
+    async def attempt(self, part: Callable[[], Awaitable[bool]]) -> bool:
+        """Do a part of the episode; return whether it goes on. A failure ends it, and is recorded, not raised."""
+        try:
+            return await part()
+        except Exception as error:
+            logger.warning("Episode of task %s failed: %s", self.trajectory.task_id, error, exc_info=True)
+            self.failure, self.trajectory.error = error, f"{type(error).__name__}: {error}"
+            return False
+
+    async def start(self) -> bool:
+        """Reset the environment and render the first prompt; the episode goes on."""
         options = {"task": self.task_id} if self.task_id is not None else None
         seed = self.seed if self.env_seed is None else self.env_seed
         observation, info = await self.call(self.env.reset, seed=seed, options=options)
@@ -104,51 +119,93 @@ class Episode:
         self.trajectory.task_id, self.trajectory.goal = info["task_id"], info["goal"]
         self._observation = observation
         self._session = self.engine.session()
-        self.trajectory.append_context(self.chat.begin(shown(self.settings, observation, info, first=True)))
+        self._first_shown = shown(self.settings, observation, info, first=True)
+        self.trajectory.append_context(self.chat.begin(self._first_shown))
+        return True
 
     async def take_turn(self) -> bool:
         """Generate one action and apply it; return whether the episode goes on."""
+        return await self.propose() and await self.apply()
+
+    async def propose(self) -> bool:
+        """Generate one action and do no more; return False where there is no room left for it."""
         trajectory, sampling = self.trajectory, self.settings.sampling
         limit = min(self.settings.max_tokens or self.engine.max_context, self.engine.max_context)
-        if len(trajectory.token_ids) + sampling.max_tokens > limit:
+        if len(trajectory.token_ids) - self._context_start + sampling.max_tokens > limit:
             trajectory.truncated = True
             trajectory.metadata["truncated_by"] = "tokens"
             return False
         started = time.perf_counter()
         seeded = replace(sampling, seed=derive_seed(self.seed, len(trajectory.turns)))
-        completion = await self.engine.generate(trajectory.token_ids, seeded, self._session)
-        turn = self._record(completion, time.perf_counter() - started)
+        start = self._context_start
+        prompt = trajectory.token_ids[start:] if start else trajectory.token_ids
+        completion = await self.engine.generate(prompt, seeded, self._session)
+        self._record(completion, time.perf_counter() - started)
+        self._proposed = True
+        return True
+
+    async def apply(self) -> bool:
+        """Hand the action that was proposed to the environment; return whether the episode goes on."""
+        trajectory, turn = self.trajectory, self.trajectory.turns[-1]
+        self._proposed = False
         observation, info = await self._act(turn)
         self._observation = observation
         if trajectory.ended:
             return False
         text = shown(self.settings, observation, info, first=False)
-        trajectory.append_context(self.chat.extend(text, ended=self.chat.ended(completion.token_ids)))
+        if self.settings.window is None:
+            ended = self.chat.ended(trajectory.token_ids[turn.start : turn.end])
+            trajectory.append_context(self.chat.extend(text, ended=ended))
+        else:
+            self._begin_prompt(text, self.settings.window)
         return True
 
-    async def fork(self) -> "Episode":
-        """Return an independent episode in the same state: environment, tokens and the engine's cache.
+    def _begin_prompt(self, text: str, window: int) -> None:
+        """Append a prompt of its own for the next turn."""
+        trajectory = self.trajectory
+        self.close()
+        self._session = self.engine.session()
+        self._context_start = len(trajectory.token_ids)
+        trajectory.append_context(self.chat.begin(with_history(trajectory, self._first_shown, text, window)))
 
-        The child is sampled on with other random numbers than its parent only if its `seed` is changed; its trajectory
-        has no id until its owner gives it one.
+    async def fork(self) -> "Episode":
+        """Return an independent episode in the same state, with a fork of the environment; see `branch`."""
+        return self.branch(await self.call(self.env.fork))
+
+    def branch(self, env: TextEnv, *, seed: int | None = None) -> "Episode":
+        """Return an independent episode in the same state: tokens, turns and the engine's cache.
+
+        Where an action was proposed and not applied, the child has not proposed it. Its trajectory has no id until its
+        owner gives it one.
+
+        Args:
+            env: A fork of this episode's environment, which the child owns.
+            seed: Seeds the child's sampling; with this episode's own, the default, it repeats what this one does.
         """
-        env = await self.call(self.env.fork)
-        child = Episode(env, self.engine, self.chat, self.settings, self.task_id, self.seed, self.env_seed, self.call)
+        seed = self.seed if seed is None else seed
+        child = Episode(env, self.engine, self.chat, self.settings, self.task_id, seed, self.env_seed, self.call)
         parent = self.trajectory
+        turns = parent.turns[:-1] if self._proposed else parent.turns
+        length = parent.turns[-1].start if self._proposed else len(parent.token_ids)
         child.trajectory = replace(
             parent,
             id="",
-            turns=[replace(turn) for turn in parent.turns],
-            token_ids=list(parent.token_ids),
-            action_mask=list(parent.action_mask),
-            logprobs=list(parent.logprobs),
-            entropies=list(parent.entropies),
+            seed=seed,
+            turns=[replace(turn) for turn in turns],
+            token_ids=parent.token_ids[:length],
+            action_mask=parent.action_mask[:length],
+            logprobs=parent.logprobs[:length],
+            entropies=parent.entropies[:length],
             metadata=dict(parent.metadata),
             parent_id=parent.id or None,
-            branch_turn=len(parent.turns),
+            branch_turn=len(turns),
+            branch_offset=length,
         )
-        child._session = self._session.fork() if self._session else None
-        child._observation = self._observation
+        if self._session is not None:
+            # The engine must have something to read: the last token of the prompt.
+            child._session = self._session.fork(length - self._context_start - 1)
+        child._observation, child._first_shown = self._observation, self._first_shown
+        child._context_start = self._context_start
         return child
 
     def close(self) -> None:
@@ -181,6 +238,7 @@ class Episode:
             action=action.text,
             start=start,
             end=len(trajectory.token_ids),
+            context_start=self._context_start,
             invalid_action=action.malformed,
             finish_reason=completion.finish_reason,
             engine_version=completion.engine_version,
@@ -198,6 +256,25 @@ def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]
     if trajectory.ended:
         trajectory.final_observation = observation
     return observation, info
+
+
+def with_history(trajectory: Trajectory, first: str, text: str, window: int) -> str:
+    """Return the text of a prompt that stands alone: how the episode began, the last turns, and where it stands now.
+
+    Args:
+        trajectory: The episode so far; at least one turn.
+        first: What the agent was shown at its beginning.
+        text: What it is shown now.
+        window: How many earlier turns are told, observation and action; the first observation is always there.
+    """
+    turns = trajectory.turns
+    told = turns[max(0, len(turns) - window) :] if window else []
+    lines = [first, f"Turns so far: {len(turns)}."]
+    for number, turn in enumerate(told, len(turns) - len(told) + 1):
+        if number > 1:
+            lines.append(f"Observation {number}: {turn.observation}")
+        lines.append(f"Action {number}: {turn.action}")
+    return "\n".join([*lines, f"Now: {text}"])
 
 
 def shown(settings: EpisodeSettings, observation: str, info: Info, *, first: bool) -> str:

@@ -13,7 +13,7 @@ from agent_gym.env import Info, TextEnv
 from agent_gym.errors import ConfigError
 from agent_gym.rollout.actions import Syntax
 from agent_gym.rollout.chat import Chat
-from agent_gym.rollout.episode import EpisodeSettings, note, shown
+from agent_gym.rollout.episode import EpisodeSettings, note, shown, with_history
 from agent_gym.trajectory import Trajectory, Turn
 
 logger = logging.getLogger(__name__)
@@ -100,18 +100,26 @@ def play(
         options = {"task": task_id} if task_id is not None else None
         observation, info = env.reset(seed=seed, options=options)
         trajectory.task_id, trajectory.goal = info["task_id"], info["goal"]
-        trajectory.append_context(chat.begin(shown(settings, observation, info, first=True)))
+        first = shown(settings, observation, info, first=True)
+        trajectory.append_context(chat.begin(first))
+        context_start = 0
         moves = policy(env, observation, info, random.Random(seed))
         move = next(moves, None)
         while move is not None:
             turn = _record(trajectory, observation, move, chat, syntax)
+            turn.context_start = context_start
             started = time.perf_counter()
             answer = env.step(turn.action)
             turn.env_seconds = time.perf_counter() - started
             observation, info = note(trajectory, turn, answer)
             if trajectory.ended:
                 break
-            trajectory.append_context(chat.extend(shown(settings, observation, info, first=False), ended=True))
+            text = shown(settings, observation, info, first=False)
+            if settings.window is None:
+                trajectory.append_context(chat.extend(text, ended=True))
+            else:
+                context_start = len(trajectory.token_ids)
+                trajectory.append_context(chat.begin(with_history(trajectory, first, text, settings.window)))
             try:
                 move = moves.send((observation, info))
             except StopIteration:

@@ -1,6 +1,6 @@
 """Checkpoints: a folder in Hugging Face's format, plus what a run needs to go on as if nothing had happened."""
 
-import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ def save(
     *,
     model: Any,
     tokenizer: Any,
-    optimizer: dict[str, Any],
-    state: dict[str, Any],
+    training: dict[str, Any],
     keep: int,
 ) -> Path:
     """Write the checkpoint after `step` steps and remove the oldest beyond `keep`.
@@ -29,8 +28,7 @@ def save(
         step: Steps done.
         model: Saved with `save_pretrained`, so that any engine can load the folder.
         tokenizer: Likewise.
-        optimizer: Its state.
-        state: Plain values: controllers, buffers, counters.
+        training: What training goes on with: states of optimiser, controllers, buffers; tensors and plain values.
         keep: Checkpoints to keep, this one included.
 
     Raises:
@@ -41,8 +39,8 @@ def save(
         with new_folder(path) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            torch.save(optimizer, folder / "optimizer.pt")
-            write_json(folder / "state.json", {"step": step, **state})
+            torch.save(training, folder / "training.pt")
+            write_json(folder / "state.json", {"step": step})
     except StoreError:
         raise
     except Exception as error:
@@ -53,15 +51,14 @@ def save(
     return path
 
 
-def load_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the optimiser's state and the plain state of a checkpoint.
+def load_state(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint's training goes on with.
 
     Raises:
-        StoreError: They cannot be read.
+        StoreError: It cannot be read.
     """
     try:
-        optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, RuntimeError, json.JSONDecodeError) as error:
+        state: dict[str, Any] = torch.load(path / "training.pt", weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise StoreError(f"The checkpoint {path} cannot be read: {error}; remove it to use the one before.") from error
-    return optimizer, state
+    return state

@@ -8,6 +8,7 @@ Source: Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -28,25 +29,36 @@ class InvalidActionPenalty:
 
     penalty: float
 
-    def __call__(self, group: Group, rewards: list[float]) -> list[float]:
-        """Return the rewards, one a valid trajectory of the group."""
+    def __call__(self, group: Group, rewards: list[list[float]]) -> list[list[float]]:
+        """Return the rewards a turn of each valid trajectory of the group."""
         return [
-            reward - self.penalty * sum(turn.invalid_action for turn in trajectory.turns)
-            for trajectory, reward in zip(group.valid, rewards, strict=True)
+            [reward - self.penalty * turn.invalid_action for turn, reward in zip(trajectory.turns, row, strict=True)]
+            for trajectory, row in zip(group.valid, rewards, strict=True)
         ]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantage:
-    """`advantages.grpo`, the same on every token of a row."""
+    """`advantages.grpo`, the same on every token of a trajectory.
+
+    Where a trajectory has several rows, it counts once in its group; `over="rows"` counts it once a row, as the
+    released code of verl-agent does (a long episode then weighs more).
+    """
 
     normalize_std: bool = True
     eps: float = 1e-6
+    over: Literal["trajectories", "rows"] = "trajectories"
 
     def __call__(self, batch: Batch, so_far: Tensor) -> Tensor:
         """Return advantages (B, T)."""
-        rows = advantages.grpo(batch.rewards, batch.groups, normalize_std=self.normalize_std, eps=self.eps)
-        return rows.unsqueeze(1) * batch.mask
+        if self.over == "rows":
+            rows = advantages.grpo(batch.rewards, batch.groups, normalize_std=self.normalize_std, eps=self.eps)
+            return rows.unsqueeze(1) * batch.mask
+        first, place = batch.first_rows()
+        each = advantages.grpo(
+            batch.rewards[first], batch.groups[first], normalize_std=self.normalize_std, eps=self.eps
+        )
+        return each[place].unsqueeze(1) * batch.mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,8 @@ class ClippedPolicyLoss:
     clip_high: float = 0.2
     dual_clip: float = 3.0
     needs_entropy_gradient: bool = False
+    needs_every_row: bool = False
+    aggregation: policy_loss.Aggregation | None = None
 
     def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
         """Return losses (B, T)."""
@@ -89,6 +103,8 @@ class EntropyBonus:
 
     coefficient: float
     needs_entropy_gradient: bool = True
+    needs_every_row: bool = True
+    aggregation: policy_loss.Aggregation | None = None
 
     def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
         """Return losses (B, T)."""

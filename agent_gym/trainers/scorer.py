@@ -1,9 +1,16 @@
 """Log-probabilities and entropies of given tokens, with gradient, without ever holding logits for a whole batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+
+from agent_gym.errors import TrainingError
+from agent_gym.trainers.shared_prefix import PrefixTree, pack, tree_attention_enabled
 
 CHUNK_ELEMENTS = 1 << 26
 """Logits held at once (256 MB in float32). Larger selections are cut into chunks that are computed again backwards."""
@@ -19,44 +26,125 @@ class TokenScorer(nn.Module):
         model: A causal model. Where it does not split into a backbone and an output layer (checked on a probe), its
             own forward pass makes all logits.
         temperature: Logits are divided by it, as they were when the tokens were sampled.
+        share_prefixes: Compute what rows have in common once (see `shared_prefix`): the same numbers and gradients up
+            to rounding. Dropout, if the model has any, is then drawn once for what is shared.
+
+    Raises:
+        TrainingError: Prefixes cannot be shared in this model (checked on a probe).
     """
 
-    def __init__(self, model: PreTrainedModel, *, temperature: float = 1.0) -> None:
+    def __init__(self, model: PreTrainedModel, *, temperature: float = 1.0, share_prefixes: bool = False) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"The temperature of training must be positive, not {temperature}.")
         self.model = model
         self.temperature = temperature
         self.splits = _splits(model)
+        self.share_prefixes = share_prefixes
+        if share_prefixes and not self._can_share():
+            raise TrainingError(
+                f"{type(model).__name__} does not take a tree attention mask, so that rows cannot share what they "
+                "begin with: set update.share_prefixes=false."
+            )
 
-    def forward(self, input_ids: Tensor, mask: Tensor, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        input_ids: Tensor,
+        mask: Tensor,
+        entropy_gradient: bool = False,
+        groups: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Score each masked token given the tokens before it.
 
         Args:
             input_ids: (B, T), padded on the right.
             mask: (B, T), 1 on the tokens to score; the first column cannot be scored and must be 0.
             entropy_gradient: Let gradient flow through the entropies too.
+            groups: (B,) prefixes are shared only between rows where these numbers are equal; None shares between all.
+            lengths: (B,) tokens in each row, to check the mask by; None trusts it.
 
         Returns:
             Log-probabilities (B, T) and entropies (B, T) in nats, 0 outside the mask.
+
+        Raises:
+            ValueError: The mask asks for padding.
+            TrainingError: Prefixes are shared, and the model recomputes activations.
         """
+        ends = ((mask != 0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
+        if lengths is not None and (ends > lengths).any():
+            raise ValueError("The mask asks for tokens beyond the end of their row.")
         rows, columns = mask.nonzero(as_tuple=True)
-        hidden = self._before(input_ids, rows, columns)
-        logprobs, entropies = self._score(hidden, input_ids[rows, columns], entropy_gradient)
+        if self.share_prefixes:
+            logprobs, entropies = self._score_shared(input_ids, rows, columns, ends, groups, entropy_gradient)
+        else:
+            hidden = self._before(input_ids, rows, columns)
+            logprobs, entropies = self._score(hidden, input_ids[rows, columns], entropy_gradient)
         shape = torch.zeros(input_ids.shape, dtype=logprobs.dtype, device=logprobs.device)
         return shape.index_put((rows, columns), logprobs), shape.index_put((rows, columns), entropies)
+
+    def _score_shared(
+        self,
+        input_ids: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        ends: Tensor,
+        groups: Tensor | None,
+        entropy_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Score each selected token through its node in the prefix tree of the rows; nothing is computed twice.
+
+        What comes after the last selected token of a row, `ends` (B,), is not computed at all.
+        """
+        if any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules()):
+            raise TrainingError(
+                "Shared prefixes do not go with gradient checkpointing, which would recompute without them: switch "
+                "one of them off (update.share_prefixes=false)."
+            )
+        # A row without a selected token keeps its first one, so that the model never runs on nothing.
+        tree = pack(input_ids, ends.clamp(min=1), groups)
+        scored, number = tree.nodes[rows, columns].unique(return_inverse=True)
+        hidden = self._along(tree)[tree.parents[scored]]
+        logprobs, entropies = self._score(hidden, tree.tokens[scored], entropy_gradient)
+        return logprobs[number], entropies[number]
 
     def _before(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Return what predicts each selected token: hidden states (M, D), or logits (M, V) where the model is whole.
 
         Padding on the right needs no attention mask: causal attention of real tokens never reaches it.
         """
+        return self._run(input_ids)[rows, columns - 1]
+
+    def _along(self, tree: PrefixTree) -> Tensor:
+        """Return what predicts the child of each node (N, ...), as `_before` does."""
+        with tree_attention_enabled(self.model):
+            return self._run(tree.tokens.unsqueeze(0), position_ids=None, prefix_tree=tree)[0]
+
+    def _run(self, input_ids: Tensor, **arguments: Any) -> Tensor:
+        """Return the last hidden states (B, T, D), or the logits (B, T, V) of a model that is whole."""
         if self.splits:
-            output = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        else:
-            output = self.model(input_ids=input_ids).logits
-        selected: Tensor = output[rows, columns - 1]
-        return selected
+            hidden: Tensor = self.model.base_model(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state
+            return hidden
+        logits: Tensor = self.model(input_ids=input_ids, use_cache=False, **arguments).logits
+        return logits
+
+    def _can_share(self) -> bool:
+        """Return whether the nodes of a small tree are to the model what they are in rows of their own."""
+        kinds = set(getattr(self.model.config, "layer_types", None) or ())
+        if not kinds <= {"full_attention", "sliding_attention"}:
+            return False  # Attention in chunks, say, differs from other attention only beyond the length of any probe.
+        vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
+        rows = torch.tensor(
+            [[3, 1, 4, 1, 5], [3, 1, 4, 2, 6], [2, 7, 1, 8, 2], [3, 1, 9, 9, 9]], device=self.model.device
+        )
+        tree = pack(rows % vocabulary, torch.full((len(rows),), rows.shape[1], device=rows.device))
+        try:
+            with _probing(self.model):
+                alone, packed = self._run(rows % vocabulary), self._along(tree)[tree.nodes]
+        except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError, KeyError):
+            return False
+        tolerance = max(1e-3, 8 * torch.finfo(alone.dtype).eps)
+        return bool((packed - alone).norm() <= tolerance * alone.norm())
 
     def _score(self, hidden: Tensor, targets: Tensor, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
@@ -85,14 +173,22 @@ def _splits(model: PreTrainedModel) -> bool:
         return False
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     probe = torch.tensor([[token % vocabulary for token in (3, 1, 4, 1, 5)]], device=model.device)
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with _probing(model):
             whole = model(input_ids=probe).logits
             split = head(model.base_model(input_ids=probe, use_cache=False).last_hidden_state)
     except (TypeError, AttributeError, RuntimeError):
         return False
+    return whole.shape == split.shape and torch.allclose(whole, split, atol=1e-4, rtol=1e-3)
+
+
+@contextmanager
+def _probing(model: PreTrainedModel) -> Iterator[None]:
+    """Switch dropout and gradients off inside the block."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
     finally:
         model.train(training)
-    return whole.shape == split.shape and torch.allclose(whole, split, atol=1e-4, rtol=1e-3)

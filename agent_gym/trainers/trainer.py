@@ -17,8 +17,10 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from agent_gym.config import TrainConfig, as_dict
+from agent_gym.engines.loading import load_model
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.env import Task, TextEnv
 from agent_gym.errors import ConfigError, StoreError, TrainingError
@@ -29,13 +31,14 @@ from agent_gym.rollout.episode import EpisodeSettings, episode_settings
 from agent_gym.rollout.score import Score, score
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store import checkpoints
+from agent_gym.store.atomic import new_folder
 from agent_gym.store.run import RunFolder
 from agent_gym.store.trajectories import TrajectoryStore
 from agent_gym.trainers.algorithm import Progress
-from agent_gym.trainers.batch import make_batch
+from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.policy import Policy, load_policy
 from agent_gym.trainers.presets import make_algorithm
-from agent_gym.trainers.update import Updater, UpdateSettings
+from agent_gym.trainers.update import UpdateSettings
 from agent_gym.trainers.warmstart import CloneSettings, clone, demonstration_settings, play_demonstrations
 from agent_gym.trajectory import Group, Trajectory
 
@@ -131,12 +134,15 @@ def _existing(config: TrainConfig, path: Path) -> RunFolder | None:
 
 def _check(config: TrainConfig) -> None:
     """Find what is wrong before a folder is made or a model is loaded."""
-    make_algorithm(config.algorithm.name, config.algorithm.options)
+    algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
+    for note in algorithm.notes:
+        logger.warning(note)
     syntax(config.rollout.syntax)
     with closing(make(config.env.id, **config.env.options)) as env:
         split = config.measure.split or env.held_out_split
         if config.measure.tasks and not env.tasks(split):
             raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {split!r}.")
+        algorithm.rollout.check(env)
 
 
 def with_split(config: TrainConfig) -> TrainConfig:
@@ -166,15 +172,14 @@ class Trainer:
         self.accelerator = Accelerator()
         self.policy.model.to(self.accelerator.device)
         self.engine = TransformersEngine(policy.model, policy.tokenizer, max_batch=config.rollout.concurrency)
-        self.updater: Updater | None = None
+        self.learner: Learner | None = None
         self.step = -1
         """Steps done; -1 before the warm start."""
-        self._saved_optimizer: dict[str, Any] = {}
+        self._saved: dict[str, Any] = {}
         done = run.checkpoints()
         if done:
             self.step = done[-1]
-            self._saved_optimizer, state = checkpoints.load_state(run.checkpoint_path(self.step))
-            self.algorithm.load_state_dict(state["algorithm"])
+            self._saved = checkpoints.load_state(run.checkpoint_path(self.step))
 
     def run(self) -> RunResult:
         """Do what is left to do, and sum up."""
@@ -231,16 +236,14 @@ class Trainer:
         config = self.config
         if self.step >= config.steps:
             return
-        self.updater = Updater(self.policy.model, self._update_settings(), accelerator=self.accelerator)
-        if self._saved_optimizer:
-            self.updater.load_state_dict(self._saved_optimizer)
+        self.learner = learner = self._make_learner()
         self.listener.stage("training", config.steps - self.step)
         with (
             closing(self._make_env(None)) as env,
             closing(self._collector(None, config.rollout.temperature)) as collector,
         ):
             while self.step < config.steps:
-                record = self._one_step(env, collector, store)
+                record = self._one_step(env, collector, store, learner)
                 self.run_folder.log(record)
                 numbers = {key: value for key, value in record.items() if isinstance(value, float)}
                 self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})
@@ -249,7 +252,7 @@ class Trainer:
                 if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                     self._save()
 
-    def _one_step(self, env: TextEnv, collector: Collector, store: TrajectoryStore) -> dict[str, Any]:
+    def _one_step(self, env: TextEnv, collector: Collector, store: TrajectoryStore, learner: Learner) -> dict[str, Any]:
         """Collect groups, train on them, store them; return the record for the log."""
         started = time.perf_counter()
         progress = Progress(self.step, self.config.steps)
@@ -257,7 +260,7 @@ class Trainer:
         seed = derive_seed(self.config.seed, "rollout", self.step)
         groups = self._collect(collector, [task.id for task in tasks], seed, f"train/{self.step + 1}/")
         collected = time.perf_counter()
-        metrics = self._update(groups, progress)
+        metrics = learner.learn(groups, progress) | dict(self.algorithm.rollout.metrics())
         asyncio.run(self.engine.sync())
         updated = time.perf_counter()
         self.step += 1
@@ -285,29 +288,29 @@ class Trainer:
         coroutine = self.algorithm.rollout.collect(collector, task_ids, seed=seed, prefix=prefix, on_episode=None)
         return asyncio.run(coroutine)
 
-    def _update(self, groups: list[Group], progress: Progress) -> dict[str, float]:
-        if self.algorithm.replay is not None:
-            groups = self.algorithm.replay.mix(groups, progress)
-        rows: list[Trajectory] = []
-        rewards: list[float] = []
-        numbers: list[int] = []
-        for number, group in enumerate(groups):
-            rows += group.valid
-            rewards += self.algorithm.shape_rewards(group)
-            numbers += [number] * len(group.valid)
-        if not rows:
-            first = groups[0].trajectories[0].error if groups and groups[0].trajectories else "nothing was collected"
-            raise TrainingError(f"All episodes of step {progress.step + 1} failed; the first said: {first}.")
-        batch = make_batch(rows, rewards, numbers)
-        self.algorithm.fill(batch)
-        if self.updater is None:
-            raise TrainingError("There is no optimiser: call run(), which makes it.")
-        metrics = self.updater.step(batch, self.algorithm, progress, seed=self.config.seed)
-        # The entropy of the log is that of sampling; the update's own has seen fewer rows.
-        metrics.pop("entropy", None)
-        for controller in self.algorithm.controllers:
-            metrics |= controller.update(progress, metrics)
-        return metrics
+    def _make_learner(self) -> Learner:
+        learner = Learner(
+            self.policy.model,
+            self.algorithm,
+            self._update_settings(),
+            seed=self.config.seed,
+            reference=self._reference() if self.algorithm.needs_reference else None,
+            accelerator=self.accelerator,
+        )
+        if self._saved:
+            learner.load_state_dict(self._saved)
+        return learner
+
+    def _reference(self) -> PreTrainedModel:
+        """Return the policy as it was before the first step; it is kept in the run folder."""
+        folder = self.run_folder.path / "reference"
+        if not folder.is_dir():
+            if self.step > 0:
+                raise StoreError(f"{folder}, which training began with, is gone: put it back, or start the run anew.")
+            with new_folder(folder) as fresh:
+                self.policy.model.save_pretrained(fresh)
+                self.policy.tokenizer.save_pretrained(fresh)
+        return load_model(str(folder))[0]
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
@@ -375,14 +378,12 @@ class Trainer:
         return UpdateSettings(**section.model_dump(), temperature=self.config.rollout.temperature)
 
     def _save(self) -> None:
-        optimizer = self.updater.state_dict() if self.updater else {}
         checkpoints.save(
             self.run_folder,
             self.step,
             model=self.policy.model,
             tokenizer=self.policy.tokenizer,
-            optimizer=optimizer,
-            state={"algorithm": self.algorithm.state_dict()},
+            training=self.learner.state_dict() if self.learner is not None else {},
             keep=self.config.keep_checkpoints,
         )
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from agent_gym.errors import TrainingError
 from agent_gym.rollout.seeds import derive_seed
-from agent_gym.trainers.algorithm import Algorithm, Progress
+from agent_gym.trainers.algorithm import Algorithm, LossTerm, Progress
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.optimizers import Name, make_optimizer
-from agent_gym.trainers.policy_loss import aggregate, aggregation_weight
+from agent_gym.trainers.policy_loss import Aggregation, token_weights
 from agent_gym.trainers.scorer import TokenScorer
 
 
@@ -38,6 +38,8 @@ class UpdateSettings:
     """That of sampling."""
     final_learning_rate: float = 1.0
     """The learning rate falls linearly to this share of itself over the run."""
+    share_prefixes: bool = False
+    """Compute what the trajectories of a group begin with in common once, see `shared_prefix`."""
 
 
 class Updater:
@@ -54,7 +56,7 @@ class Updater:
     ) -> None:
         self.settings = settings
         self.accelerator = accelerator or Accelerator()
-        scorer = TokenScorer(model, temperature=settings.temperature)
+        scorer = TokenScorer(model, temperature=settings.temperature, share_prefixes=settings.share_prefixes)
         optimizer = make_optimizer(
             settings.optimizer,
             model,
@@ -64,10 +66,19 @@ class Updater:
         )
         self.scorer, self.optimizer = self.accelerator.prepare(scorer, optimizer)
 
-    def step(self, batch: Batch, algorithm: Algorithm, progress: Progress, *, seed: int) -> dict[str, float]:
+    def step(
+        self, batch: Batch, algorithm: Algorithm, progress: Progress, *, seed: int, replay: Batch | None = None
+    ) -> dict[str, float]:
         """Train on a batch whose advantages are filled.
 
-        Rows whose advantages are all 0 are left out where no loss asks for entropy: they would add nothing but cost.
+        Rows whose advantages are all 0 are left out where no loss asks for them: they would add nothing but cost.
+
+        Args:
+            batch: Rows of this step.
+            algorithm: What to optimise.
+            progress: Where training stands.
+            seed: Of the order of rows.
+            replay: Rows of earlier steps, trained on as `algorithm.replay.mode` says.
 
         Returns:
             Means over the step's updates: loss, entropy, grad_norm, kl, clip fractions, and so on.
@@ -76,16 +87,27 @@ class Updater:
             TrainingError: A loss or gradient is not finite; the weights are as they were before that update.
         """
         self._set_learning_rate(progress)
+        updates = self.settings.updates_per_step
         metrics: dict[str, list[float]] = defaultdict(list)
-        order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(derive_seed(seed, progress.step)))
-        for rows in order.tensor_split(self.settings.updates_per_step):
-            useful = rows if algorithm.needs_entropy_gradient else rows[(batch.advantages[rows] != 0).any(1)]
-            if len(useful) == 0:
-                continue
-            for name, value in self._update(batch, rows, useful, algorithm, progress).items():
-                metrics[name].append(value)
-        metrics["updates"] = [float(len(metrics.get("loss", ())))]
+        parts = _cut(len(batch), updates, derive_seed(seed, progress.step))
+        mixed = replay is not None and algorithm.replay is not None and algorithm.replay.mode == "summed"
+        replayed = _cut(len(replay), updates, derive_seed(seed, progress.step, "replay")) if replay is not None else []
+        for number, rows in enumerate(parts):
+            streams = [self._stream(batch, rows, algorithm.losses, algorithm)]
+            if replay is not None and mixed and number < len(replayed):
+                streams.append(self._stream(replay, replayed[number], algorithm.replay_losses, algorithm, "replay_"))
+            self._note(metrics, self._update(streams, progress))
+        if replay is not None and not mixed:
+            for rows in replayed:
+                stream = self._stream(replay, rows, algorithm.replay_losses, algorithm, "replay_")
+                self._note(metrics, self._update([stream], progress))
+        metrics["updates"] = [float(len(metrics.get("grad_norm", ())))]
         return {name: math.fsum(values) / len(values) for name, values in metrics.items()}
+
+    @staticmethod
+    def _note(metrics: dict[str, list[float]], update: Mapping[str, float]) -> None:
+        for name, value in update.items():
+            metrics[name].append(value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimiser's state."""
@@ -96,83 +118,131 @@ class Updater:
         """Take back what `state_dict` returned."""
         self.optimizer.load_state_dict(state)
 
-    def _update(
-        self, batch: Batch, rows: Tensor, useful: Tensor, algorithm: Algorithm, progress: Progress
-    ) -> dict[str, float]:
-        """Make one optimiser step. The loss is a mean over all `rows`, though only the `useful` ones are computed."""
-        device = self.accelerator.device
-        total = self._global_sum(aggregation_weight(batch.mask[rows], algorithm.aggregation).to(device))
+    def _stream(
+        self, batch: Batch, rows: Tensor, losses: Sequence[LossTerm], algorithm: Algorithm, prefix: str = ""
+    ) -> "_Stream":
+        """Prepare the rows of one update: what each token weighs follows from all of them, on all processes."""
+        part = batch.select(rows)
+        weights = {}
+        for mode in {term.aggregation or algorithm.aggregation for term in losses}:
+            # The constant must not depend on how a batch was cut.
+            scale = float(batch.mask.shape[1]) if algorithm.loss_scale is None else algorithm.loss_scale
+            spread, total = token_weights(
+                part.mask, mode, scale=scale, turns=part.turns, trajectories=part.trajectories
+            )
+            if mode != "seq-mean-token-sum-norm":
+                total = self.accelerator.reduce(total.to(self.accelerator.device), "sum").cpu()
+            weights[mode] = spread / total
+        useful = torch.ones(len(part), dtype=torch.bool)
+        if not any(term.needs_every_row or term.needs_entropy_gradient for term in losses):
+            useful = (part.advantages != 0).any(1)
+        modes = tuple(term.aggregation or algorithm.aggregation for term in losses)
+        return _Stream(part, useful.nonzero().squeeze(1), tuple(losses), modes, weights, prefix)
+
+    def _update(self, streams: Sequence["_Stream"], progress: Progress) -> dict[str, float]:
+        """Make one optimiser step; none where no row of any stream matters."""
+        parts = [(stream, rows) for stream in streams for rows in self._micro_batches(stream.batch, stream.useful)]
+        if not parts:
+            return {}
         sums: dict[str, float] = defaultdict(float)
-        tokens = 0.0
+        tokens: dict[str, float] = defaultdict(float)
         self.scorer.train()
         self.optimizer.zero_grad()
-        parts = list(self._micro_batches(batch, useful))
-        for number, part_rows in enumerate(parts):
-            part = batch.select(part_rows).to(device)
+        for number, (stream, rows) in enumerate(parts):
             with self._maybe_no_sync(last=number == len(parts) - 1):
-                loss, part_metrics = self._loss(part, algorithm, progress, width=batch.mask.shape[1])
-                scale = aggregation_weight(part.mask, algorithm.aggregation) / total
+                loss, part_metrics, count = self._loss(stream, rows, progress)
                 if not torch.isfinite(loss):
                     raise TrainingError(
                         "The loss is not finite: lower the learning rate, or look for log-probabilities that are not."
                     )
-                # DDP averages gradients over processes, while `total` counts the rows of all of them.
-                self.accelerator.backward(loss * scale * self.accelerator.num_processes)
-            count = float(part.mask.sum())
-            tokens += count
-            sums["loss"] += float(loss.detach() * scale)
+                # DDP averages gradients over processes, while the weights count the rows of all of them.
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+            sums["loss"] += float(loss.detach())
+            tokens[stream.prefix] += count
             for name, value in part_metrics.items():
-                sums[name] += float(value) * count
+                sums[stream.prefix + name] += float(value) * count
         norm = self.accelerator.clip_grad_norm_(self.scorer.parameters(), self.settings.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainingError("The gradient is not finite: lower the learning rate or max_grad_norm.")
         self.optimizer.step()
-        loss_sum = sums.pop("loss")
-        return {name: value / max(tokens, 1.0) for name, value in sums.items()} | {
-            "loss": loss_sum,
-            "grad_norm": float(norm),
-        }
+        means = {"loss": sums.pop("loss"), "grad_norm": float(norm)}
+        for name, total in sums.items():
+            prefix = "replay_" if name.startswith("replay_") else ""
+            means[name] = total / max(tokens[prefix], 1.0)
+        return means
 
-    def _loss(
-        self, part: Batch, algorithm: Algorithm, progress: Progress, *, width: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a micro-batch and what to log; `width` is that of the whole batch."""
-        logprobs, entropy = self.scorer(part.input_ids, part.mask, algorithm.needs_entropy_gradient)
+    def _loss(self, stream: "_Stream", rows: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor], float]:
+        """Return the loss of a micro-batch, what to log, and the number of tokens that it speaks of."""
+        device = self.accelerator.device
+        part = stream.batch.select(rows).to(device)
+        gradient = any(term.needs_entropy_gradient for term in stream.losses)
+        logprobs, entropy = self.scorer(part.input_ids, part.mask, gradient, part.groups, part.lengths)
         loss = logprobs.new_zeros(())
         metrics: dict[str, Tensor] = {}
-        # A micro-batch is cut to its longest row, and the constant must not depend on the cut.
-        scale = float(width) if algorithm.loss_scale is None else algorithm.loss_scale
-        for term in algorithm.losses:
-            values = term(part, logprobs, entropy, progress) * part.weights
-            loss = loss + aggregate(values, part.mask, algorithm.aggregation, scale=scale)
+        for term, mode in zip(stream.losses, stream.modes, strict=True):
+            weights = stream.weights[mode][rows, : part.mask.shape[1]].to(device)
+            values = torch.where(part.mask.bool(), term(part, logprobs, entropy, progress) * part.weights, 0.0)
+            loss = loss + (values * weights).sum()
             with torch.no_grad():
                 metrics.update(term.metrics(part, logprobs, entropy))
         with torch.no_grad():
             count = part.mask.sum().clamp(min=1)
             metrics["entropy"] = entropy.detach().sum() / count
             metrics["sample_mismatch"] = ((logprobs - part.old_logprobs).abs() * part.mask).sum() / count
-        return loss, metrics
+        return loss, metrics, float(part.mask.sum())
 
     def _micro_batches(self, batch: Batch, rows: Tensor) -> Iterator[Tensor]:
-        """Cut rows into runs of similar length, so that little of a padded micro-batch is padding."""
-        ordered = rows[batch.lengths[rows].argsort(descending=True, stable=True)]
-        start = 0
-        while start < len(ordered):
-            longest = int(batch.lengths[ordered[start]])
-            size = max(1, self.settings.micro_batch_tokens // longest)
-            yield ordered[start : start + size]
-            start += size
+        """Cut rows into runs of similar length; where prefixes are shared, the rows of a group stay together."""
+        if self.settings.share_prefixes:
+            rows = rows[batch.groups[rows].argsort(stable=True)]
+            return in_parts(batch.lengths, rows, self.settings.micro_batch_tokens)
+        return by_length(batch.lengths, rows, self.settings.micro_batch_tokens)
 
     def _maybe_no_sync(self, *, last: bool) -> Any:
         """Exchange gradients between processes with the last micro-batch alone."""
         return self.accelerator.no_sync(self.scorer) if not last else contextlib.nullcontext()
-
-    def _global_sum(self, value: Tensor) -> Tensor:
-        reduced: Tensor = self.accelerator.reduce(value, "sum")
-        return reduced.clamp(min=1)
 
     def _set_learning_rate(self, progress: Progress) -> None:
         final = self.settings.final_learning_rate
         done = progress.step / max(progress.total_steps, 1)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * (1 - (1 - final) * done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """Rows of one update that share their losses."""
+
+    batch: Batch
+    useful: Tensor
+    """Rows of the batch that have to be computed."""
+    losses: tuple[LossTerm, ...]
+    modes: tuple[Aggregation, ...]
+    """How each term is summed up."""
+    weights: dict[Aggregation, Tensor]
+    """(B, T) what each token weighs in that sum."""
+    prefix: str
+    """Of the metrics' names."""
+
+
+def _cut(count: int, parts: int, seed: int) -> list[Tensor]:
+    """Return all rows in random order, cut into so many parts of equal size, the empty ones left out."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return [rows for rows in order.tensor_split(parts) if len(rows)]
+
+
+def by_length(lengths: Tensor, rows: Tensor, tokens: int) -> Iterator[Tensor]:
+    """Cut rows into runs of similar length of at most so many tokens, so that little of each is padding."""
+    return in_parts(lengths, rows[lengths[rows].argsort(descending=True, stable=True)], tokens)
+
+
+def in_parts(lengths: Tensor, rows: Tensor, tokens: int) -> Iterator[Tensor]:
+    """Cut rows, in their order, into runs of at most so many tokens, padding included; at least one row each."""
+    start, longest = 0, 0
+    for place, length in enumerate(lengths[rows].tolist()):
+        longest = max(longest, length)
+        if place > start and longest * (place - start + 1) > tokens:
+            yield rows[start:place]
+            start, longest = place, length
+    if start < len(rows):
+        yield rows[start:]

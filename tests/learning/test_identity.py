@@ -11,9 +11,9 @@ from agent_gym.rollout.chat import TemplateChat
 from agent_gym.rollout.collect import Collector
 from agent_gym.rollout.episode import EpisodeSettings
 from agent_gym.trainers.algorithm import Progress
-from agent_gym.trainers.batch import make_batch
 from agent_gym.trainers.grpo import grpo
-from agent_gym.trainers.update import Updater, UpdateSettings
+from agent_gym.trainers.learner import Learner
+from agent_gym.trainers.update import UpdateSettings
 from agent_gym.trainers.warmstart import CloneSettings, clone
 from agent_gym.trajectory import Trajectory
 
@@ -39,16 +39,12 @@ def test_grpo_learns_the_identity_from_chance(tokenizer: Any) -> None:
     engine = TransformersEngine(model, tokenizer)
     collector = Collector(WordEnv, engine, chat, EpisodeSettings(Sampling(max_tokens=6)), concurrency=64)
     algorithm = grpo(group_size=8)
-    updater = Updater(model, UpdateSettings(learning_rate=1e-3, updates_per_step=2))
+    learner = Learner(model, algorithm, UpdateSettings(learning_rate=1e-3, updates_per_step=2))
     rewards = []
     for step in range(STEPS):
         groups = run(algorithm.rollout.collect(collector, [*WORDS] * 2, seed=step, prefix="", on_episode=None))
-        members = [(number, member) for number, group in enumerate(groups) for member in group.valid]
-        shaped = [reward for group in groups for reward in algorithm.shape_rewards(group)]
-        batch = make_batch([member for _, member in members], shaped, [number for number, _ in members])
-        algorithm.fill(batch)
-        rewards.append(statistics.fmean(shaped))
-        updater.step(batch, algorithm, Progress(step, STEPS), seed=0)
+        rewards.append(statistics.fmean(member.reward for group in groups for member in group.valid))
+        learner.learn(groups, Progress(step, STEPS))
         run(engine.sync())
     assert statistics.fmean(rewards[:2]) < 0.4
     assert statistics.fmean(rewards[-5:]) > 0.9

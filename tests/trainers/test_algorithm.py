@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from helpers import WordEnv, run, small_llama, trajectory
@@ -17,6 +18,7 @@ from agent_gym.rollout.episode import EpisodeSettings
 from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts, Progress
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.policy_loss import Aggregation
 from agent_gym.trainers.update import Updater, UpdateSettings
 from agent_gym.trajectory import Group
 
@@ -27,7 +29,7 @@ class Counting:
     def __init__(self) -> None:
         self.seen = 0
 
-    def update(self, progress: Progress, metrics: Mapping[str, float]) -> Mapping[str, float]:
+    def update(self, progress: Progress, batch: Batch, metrics: Mapping[str, float]) -> Mapping[str, float]:
         self.seen += 1
         return {"seen": float(self.seen)}
 
@@ -39,17 +41,28 @@ class Counting:
 
 
 class Keeping(Counting):
-    """A replay buffer that keeps the number of groups it saw."""
+    """A replay that trains on the rows of the step before once more."""
 
-    def mix(self, groups: list[Group], progress: Progress) -> list[Group]:
-        self.seen += len(groups)
-        return groups
+    def __init__(self, mode: Literal["alternate", "summed"] = "alternate") -> None:
+        super().__init__()
+        self.mode = mode
+        self.last: Batch | None = None
+
+    def sample(self, progress: Progress) -> Batch | None:
+        return self.last
+
+    def add(self, batch: Batch, progress: Progress) -> Mapping[str, float]:
+        self.seen += len(batch)
+        self.last = batch
+        return {"replay_rows": float(self.seen)}
 
 
 class Imitate:
     """A loss term of one's own: minus the log-probability, weighted by how far training has come."""
 
     needs_entropy_gradient = False
+    needs_every_row = False
+    aggregation: Aggregation | None = None
 
     def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
         return -logprobs * progress.step / progress.total_steps
@@ -65,16 +78,25 @@ def groups() -> list[Group]:
 
 
 def test_reward_functions_are_chained_over_the_members_that_did_not_fail() -> None:
-    def shorter_is_better(group: Group, rewards: list[float]) -> list[float]:
-        return [reward - 0.1 * len(member.turns) for member, reward in zip(group.valid, rewards, strict=True)]
+    def every_turn_costs(group: Group, rewards: list[list[float]]) -> list[list[float]]:
+        return [[reward - 0.1 for reward in row] for row in rewards]
 
-    def double(group: Group, rewards: list[float]) -> list[float]:
-        return [2 * reward for reward in rewards]
+    def double(group: Group, rewards: list[list[float]]) -> list[list[float]]:
+        return [[2 * reward for reward in row] for row in rewards]
 
     [group] = groups()
-    assert grpo().shape_rewards(group) == [0, 1, 0]
-    shaped = replace(grpo(), rewards=(shorter_is_better, double)).shape_rewards(group)
-    assert shaped == pytest.approx([-0.4, 1.6, -0.4])
+    assert grpo().shape_rewards(group) == [[0, 0], [0, 1], [0, 0]]
+    shaped = replace(grpo(), rewards=(every_turn_costs, double)).shape_rewards(group)
+    assert np.allclose(shaped, [[-0.2, -0.2], [-0.2, 1.8], [-0.2, -0.2]])
+
+
+def test_a_trajectory_that_one_filter_takes_out_is_out() -> None:
+    def only(*kept: bool) -> Any:
+        return lambda groups, rewards: [list(kept) for _ in groups]
+
+    algorithm = replace(grpo(), filters=(only(True, True, False), only(True, False, True)))
+    assert algorithm.keep(groups(), [[0.0, 1.0, 0.0]]) == [[True, False, False]]
+    assert grpo().keep(groups(), [[0.0, 1.0, 0.0]]) == [[True, True, True]]
 
 
 def test_advantage_stages_run_in_their_order_and_never_touch_masked_positions() -> None:
@@ -126,11 +148,12 @@ def test_the_state_of_controllers_and_replay_goes_through_the_algorithm() -> Non
         return replace(grpo(), controllers=(Counting(), Counting()), replay=Keeping())
 
     algorithm = make()
-    algorithm.controllers[1].update(Progress(0, 1), {})
-    assert algorithm.replay is not None and algorithm.replay.mix(groups(), Progress(0, 1)) == groups()
+    batch = make_batch(groups()[0].valid, [0, 1, 0], [0, 0, 0])
+    algorithm.controllers[1].update(Progress(0, 1), batch, {})
+    assert algorithm.replay is not None and algorithm.replay.add(batch, Progress(0, 1)) == {"replay_rows": 3}
     twin = make()
     twin.load_state_dict(algorithm.state_dict())
-    assert twin.state_dict() == {"controllers": [{"seen": 0}, {"seen": 1}], "replay": {"seen": 1}}
+    assert twin.state_dict() == {"controllers": [{"seen": 0}, {"seen": 1}], "replay": {"seen": 3}}
     assert grpo().state_dict() == {"controllers": [], "replay": None}
     grpo().load_state_dict(grpo().state_dict())
 

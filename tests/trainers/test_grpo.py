@@ -87,5 +87,5 @@ def test_actions_that_did_nothing_cost_the_penalty_and_tell_failures_apart() -> 
     members.append(trajectory(2, 2, seed=3))
     members[3].error = "broken"
     group = Group("g", "t", members)
-    assert grpo(invalid_action_penalty=0.1).shape_rewards(group) == pytest.approx([0.0, -0.1, -0.2])
-    assert grpo().shape_rewards(group) == [0.0, 0.0, 0.0]
+    assert grpo(invalid_action_penalty=0.1).shape_rewards(group) == [[0.0, 0.0], [-0.1, 0.0], [-0.1, -0.1]]
+    assert grpo().shape_rewards(group) == [[0.0, 0.0]] * 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from agent_gym.errors import UnknownIdError
-from agent_gym.trainers.policy_loss import Aggregation, aggregate, aggregation_weight, clip_metrics, clipped
+from agent_gym.trainers.policy_loss import Aggregation, aggregate, clip_metrics, clipped, token_weights
 
 VANILLA = golden("verl_policy_loss_vanilla")
 AGGREGATIONS = golden("verl_agg_loss")["cases"]
@@ -103,16 +103,27 @@ def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor, list[int]]:
 
 @settings(max_examples=60, deadline=None)
 @given(batch=batches(), mode=st.sampled_from(MODES), scale=st.sampled_from([None, 20.0]))
-def test_parts_weighted_by_aggregation_weight_make_up_the_whole(
+def test_parts_weighted_by_the_token_weights_of_the_whole_make_up_the_whole(
     batch: tuple[Tensor, Tensor, list[int]], mode: Aggregation, scale: float | None
 ) -> None:
     values, mask, sizes = batch
     whole = aggregate(values, mask, mode, scale=scale)
-    total = aggregation_weight(mask, mode).clamp(min=1)
+    weights, total = token_weights(mask, mode, scale=scale)
     parts = torch.zeros(())
-    for part, kept in zip(values.split(sizes), mask.split(sizes), strict=True):
-        parts = parts + aggregate(part, kept, mode, scale=scale) * aggregation_weight(kept, mode) / total
+    for part, weight in zip(values.split(sizes), weights.split(sizes), strict=True):
+        parts = parts + (part * weight).sum() / total
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_the_turn_mean_counts_every_turn_of_a_trajectory_and_every_trajectory_the_same() -> None:
+    values = torch.tensor([[1.0, 3.0, 10.0, 0.0], [5.0, 0.0, 0.0, 0.0], [7.0, 7.0, 7.0, 9.0]])
+    mask = torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    turns = torch.tensor([[0, 0, 1, -1], [0, -1, -1, -1], [1, 1, 1, 1]])
+    # One trajectory of a row with turns {1, 3} and {10}; one of two rows, a turn each.
+    expected = ((2.0 + 10.0) / 2 + (5.0 + 7.5) / 2) / 2
+    found = aggregate(values, mask, "turn-mean", turns=turns, trajectories=torch.tensor([0, 1, 1]))
+    assert float(found) == pytest.approx(expected)
+    assert float(aggregate(values, mask, "turn-mean")) == pytest.approx((14 / 3 + 5 + 7.5) / 3)
 
 
 @settings(max_examples=30, deadline=None)
@@ -162,3 +173,35 @@ def test_an_empty_mask_gives_0_and_no_nan() -> None:
 def test_an_unknown_mode_is_named() -> None:
     with pytest.raises(UnknownIdError, match="did you mean 'token-mean'"):
         aggregate(torch.ones(1, 1), torch.ones(1, 1), "token_mean")  # type: ignore[arg-type]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=batches(),
+    mode=st.sampled_from(MODES),
+    clip=st.sampled_from([(0.2, 0.2, 3.0), (0.2, 0.28, 10.0), (0.1, 0.1, 1.5), (1.0, 1.0, float("inf"))]),
+)
+def test_on_policy_every_clip_setting_gives_the_plain_policy_gradient(
+    batch: tuple[Tensor, Tensor, list[int]], mode: Aggregation, clip: tuple[float, float, float]
+) -> None:
+    advantages, mask, _ = batch
+    old = -advantages.abs()
+    logprobs = old.clone().requires_grad_()
+    numbers = dict(zip(("clip_low", "clip_high", "dual_clip"), clip, strict=True))
+    loss = aggregate(clipped(logprobs, old, advantages, mask, **numbers), mask, mode)
+    weights, total = token_weights(mask, mode)
+    torch.testing.assert_close(loss.detach(), -aggregate(advantages, mask, mode), **CLOSE)
+    [gradient] = torch.autograd.grad(loss, logprobs)
+    torch.testing.assert_close(gradient, -advantages * weights / total, **CLOSE)
+    assert (gradient[mask == 0] == 0).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=batches(), mode=st.sampled_from(MODES), extra=st.integers(1, 4))
+def test_the_width_of_the_padding_does_not_matter(
+    batch: tuple[Tensor, Tensor, list[int]], mode: Aggregation, extra: int
+) -> None:
+    values, mask, _ = batch
+    padded, more = (torch.nn.functional.pad(each, (0, extra)) for each in (values + 1, mask))
+    wide, narrow = aggregate(padded, more, mode, scale=20.0), aggregate(values + 1, mask, mode, scale=20.0)
+    torch.testing.assert_close(wide, narrow, atol=1e-6, rtol=1e-5)

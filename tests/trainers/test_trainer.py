@@ -184,6 +184,6 @@ def test_a_damaged_checkpoint_is_named(undisturbed: RunResult, tmp_path: Path) -
 
     folder = tmp_path / "copy"
     shutil.copytree(undisturbed.folder, folder)
-    (folder / "checkpoints" / "step-5" / "state.json").write_text("{")
+    (folder / "checkpoints" / "step-5" / "training.pt").write_bytes(b"PK")
     with pytest.raises(StoreError, match=r"step-5 cannot be read"):
         train(config(), folder, resume=True)

@@ -88,6 +88,8 @@ def test_rows_without_advantage_are_left_out_and_the_gradient_is_that_of_all_row
         """The same loss, which asks for entropy and so has every row computed."""
 
         needs_entropy_gradient = True
+        needs_every_row = True
+        aggregation = None
 
         def __init__(self) -> None:
             self.inner = grpo().losses[0]
@@ -119,8 +121,8 @@ def test_a_step_makes_as_many_updates_as_it_is_told_and_uses_every_row_once(rows
     model, algorithm = small_llama(), grpo(entropy_coefficient=0.01)
     settings = replace(SETTINGS, updates_per_step=updates)
     updater, sizes = Updater(model, settings), []
-    original = updater._update
-    updater._update = lambda b, r, u, a, p: sizes.append(r.tolist()) or original(b, r, u, a, p)  # type: ignore[method-assign]
+    original = updater._stream
+    updater._stream = lambda b, r, *rest: sizes.append(r.tolist()) or original(b, r, *rest)  # type: ignore[method-assign]
     rewards = tuple(float(number % 3 == 0) for number in range(rows))
     metrics = updater.step(batch(model, rewards), algorithm, START, seed=0)
     assert metrics["updates"] == min(rows, updates)

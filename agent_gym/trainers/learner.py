@@ -1,0 +1,133 @@
+"""What a step's groups teach: rewards, filters, advantages, optimiser steps, critic, replay, controllers, in order.
+
+The trainer collects and keeps; whoever has groups from elsewhere can learn from them with this alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from agent_gym.errors import TrainingError
+from agent_gym.rollout.seeds import derive_seed
+from agent_gym.trainers.algorithm import Algorithm, Progress
+from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.reference import Reference
+from agent_gym.trainers.update import Updater, UpdateSettings
+from agent_gym.trajectory import Group
+
+
+class Learner:
+    """Trains a model with an algorithm.
+
+    Args:
+        model: The policy; trained in place.
+        algorithm: What to optimise.
+        settings: How a batch becomes optimiser steps.
+        seed: Of the order of rows; the step's number is mixed in.
+        reference: The policy as it was before training; needed where the algorithm `needs_reference`.
+        accelerator: From accelerate; made for this process if not given.
+
+    Raises:
+        TrainingError: The algorithm needs a reference, and there is none.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        algorithm: Algorithm,
+        settings: UpdateSettings,
+        *,
+        seed: int = 0,
+        reference: PreTrainedModel | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.algorithm = algorithm
+        self.seed = seed
+        accelerator = accelerator or Accelerator()
+        if algorithm.needs_reference and reference is None:
+            raise TrainingError(
+                f"The algorithm {algorithm.name!r} compares with a reference policy: hand in a copy of the model."
+            )
+        self.critic = None
+        if algorithm.critic is not None:
+            from agent_gym.trainers.critic import Critic
+
+            # It copies the model as it is, so it comes before the model is wrapped.
+            self.critic = Critic(
+                model, algorithm.critic, accelerator=accelerator, micro_batch_tokens=settings.micro_batch_tokens
+            )
+        self.reference = (
+            Reference(
+                reference,
+                temperature=settings.temperature,
+                micro_batch_tokens=settings.micro_batch_tokens,
+                accelerator=accelerator,
+            )
+            if algorithm.needs_reference and reference is not None
+            else None
+        )
+        self.updater = Updater(model, settings, accelerator=accelerator)
+
+    def learn(self, groups: Sequence[Group], progress: Progress) -> dict[str, float]:
+        """Make the optimiser steps that a step's groups give rise to.
+
+        Returns:
+            What to log.
+
+        Raises:
+            TrainingError: No episode is valid, or something is not finite; the weights are as they were.
+        """
+        batch, kept = self.batch(groups, progress)
+        replay = self.algorithm.replay
+        replayed = replay.sample(progress) if replay is not None else None
+        metrics = self.updater.step(batch, self.algorithm, progress, seed=self.seed, replay=replayed)
+        # The entropy of the log is that of sampling; the update's own has seen fewer rows.
+        metrics.pop("entropy", None)
+        if self.algorithm.filters:
+            metrics["trained_share"] = kept
+        if self.critic is not None:
+            metrics |= self.critic.step(batch, progress, seed=derive_seed(self.seed, progress.step, "critic"))
+        if replay is not None:
+            metrics |= replay.add(batch, progress)
+        for controller in self.algorithm.controllers:
+            metrics |= controller.update(progress, batch, metrics)
+        return metrics
+
+    def batch(self, groups: Sequence[Group], progress: Progress) -> tuple[Batch, float]:
+        """Return the step's rows, advantages filled, and the share of valid trajectories that are trained on."""
+        shaped = [self.algorithm.shape_rewards(group) for group in groups]
+        rows = [trajectory for group in groups for trajectory in group.valid]
+        if not rows:
+            first = groups[0].trajectories[0].error if groups and groups[0].trajectories else "nothing was collected"
+            raise TrainingError(f"All episodes of step {progress.step + 1} failed; the first said: {first}.")
+        numbers = [number for number, group in enumerate(groups) for _ in group.valid]
+        rewards = [reward for group in shaped for reward in group]
+        failed = [trajectory for group in groups for trajectory in group.trajectories if trajectory.error is not None]
+        batch = make_batch(rows, rewards, numbers, relatives=failed)
+        kept = self.algorithm.keep(groups, [[sum(reward) for reward in group] for group in shaped])
+        flags = torch.tensor([flag for group in kept for flag in group], dtype=batch.mask.dtype)
+        batch.mask = batch.mask * flags[batch.trajectories].unsqueeze(1)
+        if self.critic is not None:
+            batch.values = self.critic.values(batch)
+        if self.reference is not None:
+            batch.ref_logprobs = self.reference.logprobs(batch)
+        self.algorithm.fill(batch)
+        return batch, float(flags.mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimiser, the algorithm and the critic."""
+        return {
+            "optimizer": self.updater.state_dict(),
+            "algorithm": self.algorithm.state_dict(),
+            "critic": self.critic.state_dict() if self.critic is not None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.updater.load_state_dict(state["optimizer"])
+        self.algorithm.load_state_dict(state["algorithm"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
