@@ -117,9 +117,15 @@ class UpdateSection(Section):
     learning_rate: float = Field(1e-6, gt=0)
     """At the start; see `final_learning_rate`."""
     final_learning_rate: float = Field(1.0, ge=0, le=1)
-    """The learning rate falls linearly to this share of itself."""
+    """The learning rate falls to this share of itself over the run."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How it falls."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of the run in which the learning rate rises first."""
     updates_per_step: int = Field(1, ge=1)
     """Mini-batches that a step's batch is cut into."""
+    mini_batch_rows: int | None = Field(None, ge=1)
+    """Instead: how many rows a mini-batch has, at most."""
     micro_batch_tokens: int = Field(4096, ge=1)
     """Tokens that go through the model at once."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -203,16 +209,33 @@ def build(cls: type[SectionType], values: dict[str, Any]) -> SectionType:
         raise ConfigError(_explain(cls, error)) from error
 
 
-def load(cls: type[SectionType], path: Path | None, overrides: dict[str, Any]) -> SectionType:
+def load(
+    cls: type[SectionType], path: Path | None, overrides: dict[str, Any], *, base: dict[str, Any] | None = None
+) -> SectionType:
     """Make a configuration from a YAML file and dotted overrides ("update.learning_rate": 1e-5) on top of it.
+
+    Args:
+        cls: Which configuration.
+        path: The file, if there is one.
+        overrides: What is set on top of the file.
+        base: What the file is put on top of (a recipe).
 
     Raises:
         ConfigError: The file cannot be read, or see `build`.
     """
-    values = read_yaml(path) if path else {}
+    values = _merged(base or {}, read_yaml(path) if path else {})
     for key, value in overrides.items():
         _set(values, key.split("."), value)
     return build(cls, values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return nested values; where both have one, that of `above`."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -211,15 +211,29 @@ def resolve(entry_point: "str | Callable[..., TextEnv]") -> "Callable[..., TextE
     """
     if not isinstance(entry_point, str):
         return entry_point
-    module_name, _, name = entry_point.rpartition(":")
+    resolved: Callable[..., TextEnv] = load_object(entry_point, "environment", "Class")
+    return resolved
+
+
+def load_object(where: str, what: str, kind: str) -> Any:
+    """Import what "module:name" or "file.py:name" names.
+
+    Args:
+        where: Its place.
+        what: What it is for, for the message ("environment").
+        kind: What the name is, for the message ("Class").
+
+    Raises:
+        UnknownIdError: It cannot be imported.
+    """
+    module_name, _, name = where.rpartition(":")
     try:
         module = _load_file(Path(module_name)) if module_name.endswith(".py") else _import_local(module_name)
-        resolved: Callable[..., TextEnv] = getattr(module, name)
+        return getattr(module, name)
     except (ImportError, AttributeError, FileNotFoundError) as error:
         raise UnknownIdError(
-            f"The environment {entry_point!r} cannot be imported: {error}; give module:Class or file.py:Class."
+            f"The {what} {where!r} cannot be imported: {error}; give module:{kind} or file.py:{kind}."
         ) from error
-    return resolved
 
 
 def _import_local(module_name: str) -> Any:

@@ -53,7 +53,8 @@ def _root(
 def train(
     config: ConfigFile = None,
     env: EnvId = None,
-    algorithm: Annotated[str | None, typer.Option(help="Preset of the algorithm, for example grpo.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="For example grpo, epo or gigpo+spear.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="The paper's hyper-parameters, for example alfworld.")] = None,
     model: Annotated[str | None, typer.Option(help="A model folder or hub name, or 'tiny'.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Seed = None,
@@ -66,7 +67,7 @@ def train(
     from agent_gym.cli.training import run_training
 
     overrides = {"env.id": env, "algorithm.name": algorithm, "model.path": model, "steps": steps, "seed": seed}
-    run_training(config, _merge(overrides, set_), name=name, runs=runs, resume=resume)
+    run_training(config, _merge(overrides, set_), recipe_name=recipe, name=name, runs=runs, resume=resume)
 
 
 @app.command("eval", epilog=_example("agent-gym eval --model runs/demo --split valid_unseen --tasks 100"))
@@ -159,6 +160,16 @@ def envs(env: Annotated[str | None, typer.Argument(help="Describe this one: its 
     from agent_gym.cli.showing import describe_env, list_envs
 
     list_envs() if env is None else describe_env(env)
+
+
+@app.command(epilog=_example("agent-gym algorithms epo"))
+def algorithms(
+    algorithm: Annotated[str | None, typer.Argument(help="Describe this one: its options and recipes.")] = None,
+) -> None:
+    """List the algorithms, or describe one."""
+    from agent_gym.cli.methods import describe_algorithm, list_algorithms
+
+    list_algorithms() if algorithm is None else describe_algorithm(algorithm)
 
 
 @app.command(epilog=_example("agent-gym doctor --image python:3.11-slim"))

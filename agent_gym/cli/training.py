@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agent_gym.config import TrainConfig, load
-from agent_gym.errors import MissingExtraError
+from agent_gym.errors import ConfigError, MissingExtraError
 from agent_gym.evaluation.statistics import wilson
 from agent_gym.registry import find_spec
 from agent_gym.rollout.score import Score
@@ -17,9 +17,17 @@ from agent_gym.rollout.score import Score
 _LABELS = {"before": "success before", "after": "success after"}
 
 
-def run_training(path: Path | None, overrides: dict[str, Any], *, name: str | None, runs: Path, resume: bool) -> None:
+def run_training(
+    path: Path | None,
+    overrides: dict[str, Any],
+    *,
+    recipe_name: str | None,
+    name: str | None,
+    runs: Path,
+    resume: bool,
+) -> None:
     """Load the configuration, train, and print the result."""
-    config = load(TrainConfig, path, overrides)
+    config = load(TrainConfig, path, overrides, base=_recipe(overrides, recipe_name))
     console = Console()
     folder = runs / name if name else _free_name(runs, f"{_short(config.env.id)}-{config.algorithm.name}")
     with Display(console, config) as display:
@@ -36,6 +44,18 @@ def run_training(path: Path | None, overrides: dict[str, Any], *, name: str | No
     if result.before and result.after:
         before, after = result.before.success_rate, result.after.success_rate
         console.print(f"success on unseen {noun(config.env.id)}s: {before:.2f} -> {after:.2f}")
+
+
+def _recipe(overrides: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """Return what the named recipe of the algorithm says."""
+    if name is None:
+        return {}
+    algorithm = overrides.get("algorithm.name")
+    if algorithm is None:
+        raise ConfigError("A recipe belongs to an algorithm: give --algorithm, too (agent-gym algorithms lists them).")
+    from agent_gym.trainers.recipes import recipe
+
+    return recipe(algorithm, name)
 
 
 class Display:

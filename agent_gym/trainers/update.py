@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,8 @@ class UpdateSettings:
     learning_rate: float = 1e-6
     updates_per_step: int = 1
     """Mini-batches that a step's batch is cut into; one optimiser step each."""
+    mini_batch_rows: int | None = None
+    """Instead: how many rows a mini-batch has, at most."""
     micro_batch_tokens: int = 16384
     """Tokens, padding included, that go through the model at once."""
     max_grad_norm: float = 1.0
@@ -37,7 +39,11 @@ class UpdateSettings:
     temperature: float = 1.0
     """That of sampling."""
     final_learning_rate: float = 1.0
-    """The learning rate falls linearly to this share of itself over the run."""
+    """The learning rate falls to this share of itself over the run."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How it falls."""
+    warmup: float = 0.0
+    """Share of the run in which the learning rate rises to its full height first."""
     share_prefixes: bool = False
     """Compute what the trajectories of a group begin with in common once, see `shared_prefix`."""
 
@@ -87,11 +93,15 @@ class Updater:
             TrainingError: A loss or gradient is not finite; the weights are as they were before that update.
         """
         self._set_learning_rate(progress)
-        updates = self.settings.updates_per_step
+        updates = self._updates(len(batch))
         metrics: dict[str, list[float]] = defaultdict(list)
         parts = _cut(len(batch), updates, derive_seed(seed, progress.step))
         mixed = replay is not None and algorithm.replay is not None and algorithm.replay.mode == "summed"
-        replayed = _cut(len(replay), updates, derive_seed(seed, progress.step, "replay")) if replay is not None else []
+        replayed = []
+        if replay is not None:
+            # Where they are mixed in, every update has some of them.
+            count = updates if mixed else self._updates(len(replay))
+            replayed = _cut(len(replay), count, derive_seed(seed, progress.step, "replay"))
         for number, rows in enumerate(parts):
             streams = [self._stream(batch, rows, algorithm.losses, algorithm)]
             if replay is not None and mixed and number < len(replayed):
@@ -103,6 +113,10 @@ class Updater:
                 self._note(metrics, self._update([stream], progress))
         metrics["updates"] = [float(len(metrics.get("grad_norm", ())))]
         return {name: math.fsum(values) / len(values) for name, values in metrics.items()}
+
+    def _updates(self, rows: int) -> int:
+        size = self.settings.mini_batch_rows
+        return self.settings.updates_per_step if size is None else max(1, -(-rows // size))
 
     @staticmethod
     def _note(metrics: dict[str, list[float]], update: Mapping[str, float]) -> None:
@@ -203,10 +217,20 @@ class Updater:
         return self.accelerator.no_sync(self.scorer) if not last else contextlib.nullcontext()
 
     def _set_learning_rate(self, progress: Progress) -> None:
-        final = self.settings.final_learning_rate
-        done = progress.step / max(progress.total_steps, 1)
+        share = learning_rate_share(self.settings, progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * (1 - (1 - final) * done)
+            group["lr"] = self.settings.learning_rate * share
+
+
+def learning_rate_share(settings: UpdateSettings, progress: Progress) -> float:
+    """Return the share of its full height that the learning rate has in a step."""
+    done = progress.step / max(progress.total_steps, 1)
+    if done < settings.warmup:
+        return (progress.step + 1) / (settings.warmup * progress.total_steps + 1)
+    fallen = (done - settings.warmup) / max(1 - settings.warmup, 1e-9)
+    if settings.schedule == "cosine":
+        fallen = (1 - math.cos(math.pi * fallen)) / 2
+    return 1 - (1 - settings.final_learning_rate) * fallen
 
 
 @dataclass(frozen=True, slots=True)

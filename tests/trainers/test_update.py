@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.grpo import grpo
 from agent_gym.trainers.policy_loss import Aggregation
 from agent_gym.trainers.scorer import TokenScorer
-from agent_gym.trainers.update import Updater, UpdateSettings
+from agent_gym.trainers.update import Updater, UpdateSettings, learning_rate_share
 
 SETTINGS = UpdateSettings(learning_rate=1e-2, max_grad_norm=1e9)
 START = Progress(0, 10)
@@ -197,6 +197,64 @@ def test_the_learning_rate_falls_to_its_share() -> None:
         updater.step(batch(model, (1.0,) * 8), grpo(), Progress(number, 10), seed=0)
         rates.append(updater.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1e-2, 5.5e-3, 1e-3])
+
+
+def test_the_learning_rate_rises_first_and_falls_along_a_cosine() -> None:
+    settings = replace(SETTINGS, warmup=0.25, schedule="cosine", final_learning_rate=0.2)
+    shares = [learning_rate_share(settings, Progress(number, 8)) for number in range(9)]
+    assert shares[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert shares[5] == pytest.approx(0.6) and shares[8] == pytest.approx(0.2)
+    assert shares[2:] == sorted(shares[2:], reverse=True)
+
+
+def test_mini_batches_have_so_many_rows_at_most() -> None:
+    model, algorithm = small_llama(), grpo(entropy_coefficient=0.01)
+    metrics = Updater(model, replace(SETTINGS, mini_batch_rows=3)).step(batch(model), algorithm, START, seed=0)
+    assert metrics["updates"] == 3
+
+
+class Again:
+    """A replay that trains on given rows."""
+
+    def __init__(self, mode: Literal["alternate", "summed"]) -> None:
+        self.mode = mode
+
+    def sample(self, progress: Progress) -> Batch | None:
+        return None
+
+    def add(self, batch: Batch, progress: Progress) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def replaying(mode: Literal["alternate", "summed"], weight: float = 1.0) -> tuple[dict[str, float], list[torch.Tensor]]:
+    """Make one step with four replayed rows; return its metrics and the gradients of its last update."""
+    model = small_llama()
+    rows = batch(model)
+    replayed = rows.select(torch.arange(4))
+    replayed.weights = replayed.weights * weight
+    algorithm = replace(grpo(), replay=Again(mode), replay_losses=grpo().losses)
+    metrics = Updater(model, SETTINGS).step(rows, algorithm, START, seed=0, replay=replayed)
+    return metrics, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def test_replayed_rows_get_updates_of_their_own_or_a_summand_of_the_loss() -> None:
+    model = small_llama()
+    rows = batch(model)
+    alone = gradient(SETTINGS, grpo(), rows, copy.deepcopy(model))
+    four = gradient(SETTINGS, grpo(), rows.select(torch.arange(4)), copy.deepcopy(model))
+    assert replaying("alternate")[0]["updates"] == 2
+    metrics, summed = replaying("summed", weight=0.5)
+    assert metrics["updates"] == 1 and metrics["replay_entropy"] > 0
+    for one, two, both in zip(alone, four, summed, strict=True):
+        torch.testing.assert_close(one + 0.5 * two, both, atol=1e-6, rtol=1e-4)
+    for one, both in zip(alone, replaying("summed", weight=0.0)[1], strict=True):
+        torch.testing.assert_close(one, both, atol=1e-7, rtol=1e-5)
 
 
 def test_metrics_are_means_over_the_tokens() -> None:

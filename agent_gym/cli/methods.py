@@ -1,0 +1,61 @@
+"""`agent-gym algorithms`."""
+
+import inspect
+import re
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agent_gym.trainers.presets import BASES, METHODS, Piece, parse, piece
+from agent_gym.trainers.recipes import recipe_names
+
+
+def list_algorithms() -> None:
+    """Print a table of the bases and of the methods that go on top of them."""
+    table = Table("name", "kind", "what it is", "recipes")
+    table.columns[0].style = "bold"
+    for name in [*BASES, *METHODS]:
+        kind = "base" if name in BASES else "method"
+        table.add_row(name, kind, escape(piece(name).summary), ", ".join(recipe_names(name)))
+    console = Console()
+    console.print(table)
+    console.print("Methods go on top of a base (grpo, if none is named) and are joined by +: --algorithm gigpo+epo+empg")
+
+
+def describe_algorithm(name: str) -> None:
+    """Print the options and recipes of each piece of an algorithm."""
+    console = Console(highlight=False)
+    for each in parse(name):
+        console.print(f"[bold]{escape(each.name)}[/bold]: {escape(each.summary)}")
+        console.print(_options(each))
+        recipes = recipe_names(each.name)
+        if recipes:
+            console.print(f"recipes: {', '.join(recipes)}  (agent-gym train --algorithm {each.name} --recipe NAME)")
+
+
+def _options(each: Piece) -> Table:
+    told = _told(inspect.getdoc(each.build) or "")
+    table = Table("option", "default", "what it does")
+    table.columns[0].style = "bold"
+    for name, parameter in each.options.items():
+        default = "" if parameter.default is parameter.empty else repr(parameter.default)
+        table.add_row(name, escape(default), escape(told.get(name, "")))
+    return table
+
+
+def _told(docstring: str) -> dict[str, str]:
+    """Return what the section "Args" of a docstring says of each argument."""
+    _, _, rest = docstring.partition("Args:\n")
+    told: dict[str, str] = {}
+    last = ""
+    for line in rest.splitlines():
+        if not line.startswith(" "):
+            break
+        entry = re.match(r" {4}(\w+): (.*)", line)
+        if entry:
+            last = entry[1]
+            told[last] = entry[2]
+        elif last:
+            told[last] += " " + line.strip()
+    return told
