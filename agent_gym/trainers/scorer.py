@@ -118,7 +118,7 @@ class TokenScorer(nn.Module):
     def _along(self, tree: PrefixTree) -> Tensor:
         """Return what predicts the child of each node (N, ...), as `_before` does."""
         with tree_attention_enabled(self.model):
-            return self._run(tree.tokens.unsqueeze(0), position_ids=None, prefix_tree=tree)[0]
+            return self._run(tree.tokens.unsqueeze(0), position_ids=tree.depths.unsqueeze(0), prefix_tree=tree)[0]
 
     def _run(self, input_ids: Tensor, **arguments: Any) -> Tensor:
         """Return the last hidden states (B, T, D), or the logits (B, T, V) of a model that is whole."""
