@@ -8,11 +8,14 @@ Source: Qin et al., "SPEAR: Learn the Ropes, Then Trust the Wins", 2025; SPEAR (
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from agent_gym.errors import ConfigError
+from agent_gym.trainers.algorithm import Algorithm
+from agent_gym.trainers.grpo import ClippedPolicyLoss, GroupAdvantage
 from agent_gym.trajectory import Group, Trajectory, Turn
 
 
@@ -83,3 +86,50 @@ class SoundTrajectories:
 
     def _repeats(self, trajectory: Trajectory, turn: Turn) -> bool:
         return is_repetitive(trajectory.token_ids[turn.start : turn.end], length=self.length, times=self.times)
+
+
+def dr_bot(
+    base: Algorithm,
+    *,
+    share: float = 0.75,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float = 10.0,
+    loss_scale: float = 1024.0,
+) -> Algorithm:
+    """Put Dr.BoT under an algorithm.
+
+    Group advantages are not divided by the standard deviation, the plain clipped loss gets a wide range, and losses
+    are summed up by "seq-mean-token-sum-norm". GiGPO's own division stays, as in the released code.
+
+    Args:
+        base: What is changed. A penalty on the divergence from a reference stays, while Dr.BoT's own recipe has none.
+        share: Of groups that are trained on, see `most_varied`.
+        clip_low: Lower clip range.
+        clip_high: Upper clip range.
+        dual_clip: Bound of the ratio where the advantage is negative.
+        loss_scale: What the sum of all tokens' losses is divided by, where the base has no such constant.
+
+    Raises:
+        ConfigError: The share is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"Dr.BoT trains on a share of the groups, in (0, 1]: it cannot be {share}.")
+    advantages = tuple(
+        replace(stage, normalize_std=False) if isinstance(stage, GroupAdvantage) else stage for stage in base.advantages
+    )
+    losses = tuple(
+        replace(term, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
+        if isinstance(term, ClippedPolicyLoss)
+        else term
+        for term in base.losses
+    )
+    return replace(
+        base,
+        name=f"{base.name}+dr-bot",
+        advantages=advantages,
+        losses=losses,
+        filters=(*base.filters, VariedGroups(share), SoundTrajectories()),
+        aggregation="seq-mean-token-sum-norm",
+        loss_scale=loss_scale if base.loss_scale is None else base.loss_scale,
+    )

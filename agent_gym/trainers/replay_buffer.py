@@ -158,6 +158,8 @@ class ReplayBuffer:
                 "A replay buffer needs a size, a baseline size and an age of at least 1; to replay nothing, set the "
                 "coefficient to 0."
             )
+        if stored_weight is not None and not 0 < stored_weight <= 1:
+            raise ConfigError(f"stored_weight is {stored_weight}: it lies in (0, 1], or is None to recalibrate.")
         self.size = size
         self.baseline_size = baseline_size
         self.max_age = max_age

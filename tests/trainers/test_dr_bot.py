@@ -7,7 +7,9 @@ import pytest
 import torch
 from helpers import golden, trajectory
 
-from agent_gym.trainers.dr_bot import SoundTrajectories, VariedGroups, is_repetitive, most_varied
+from agent_gym.errors import ConfigError
+from agent_gym.trainers.dr_bot import SoundTrajectories, VariedGroups, dr_bot, is_repetitive, most_varied
+from agent_gym.trainers.grpo import ClippedPolicyLoss, EntropyBonus, GroupAdvantage, grpo
 from agent_gym.trajectory import Group, Trajectory, Turn
 
 FILTER = golden("spear_group_filter")
@@ -96,3 +98,24 @@ def test_the_same_action_in_many_turns_is_not_repetition() -> None:
     assert SoundTrajectories()([group(made)], [[0.0]]) == [[True]]
     made.turns[0].end = len(made.token_ids)
     assert SoundTrajectories()([group(made)], [[0.0]]) == [[False]]
+
+
+def test_dr_bots_habits_replace_those_of_the_base_and_leave_the_rest() -> None:
+    algorithm = dr_bot(grpo(entropy_coefficient=0.01, loss_scale=512.0), share=0.5)
+    assert algorithm.name == "grpo+dr-bot"
+    assert algorithm.advantages == (GroupAdvantage(normalize_std=False),)
+    assert algorithm.losses == (ClippedPolicyLoss(0.2, 0.28, 10.0), EntropyBonus(0.01))
+    assert algorithm.filters == (VariedGroups(0.5), SoundTrajectories())
+    assert (algorithm.aggregation, algorithm.loss_scale) == ("seq-mean-token-sum-norm", 512.0)
+    assert dr_bot(grpo()).loss_scale == 1024.0
+
+
+def test_a_trajectory_is_trained_on_if_both_filters_let_it_pass() -> None:
+    groups = [group(trajectory(2, 3), unsound("over-long")), group(trajectory(2, 3), trajectory(2, 3))]
+    assert dr_bot(grpo(), share=0.5).keep(groups, [[1.0, 0.0], [0.0, 0.0]]) == [[True, False], [False, False]]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="share"):
+        dr_bot(grpo(), share=share)
