@@ -7,12 +7,13 @@ Source: Wang et al., "Harnessing Uncertainty: Entropy-Modulated Policy Gradients
 (arXiv 2509.09265), and the pseudo-code of its project page; no training code was released.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from agent_gym.errors import TrainingError
+from agent_gym.errors import ConfigError, TrainingError
+from agent_gym.trainers.algorithm import Algorithm
 from agent_gym.trainers.batch import Batch
 
 _ROUNDING = 1e-6
@@ -147,3 +148,33 @@ def _equal_groups(batch: Batch) -> Tensor:
         for which in ("amin", "amax")
     )
     return (low == high)[index]
+
+
+def empg(
+    base: Algorithm,
+    *,
+    k: float = 1.0,
+    k_bonus: float = 1.0,
+    zeta: float = 0.1,
+    center: bool = True,
+    drop_equal_groups: bool = False,
+) -> Algorithm:
+    """Add EMPG's modulation after an algorithm's advantages. The defaults are the project page's.
+
+    Args:
+        base: What is added to.
+        k: Strength of the scaling; 0 switches it off.
+        k_bonus: Sharpness of the bonus.
+        zeta: Size of the bonus for turns before clear ones; 0 switches it off.
+        center: Subtract the mean over the turns. With k = 0 and zeta = 0, what is left is the base's advantages minus
+            their mean; with `center=False`, too, training is exactly that of the base.
+        drop_equal_groups: Leave groups of equal rewards out, see `EntropyModulation`.
+
+    Raises:
+        ConfigError: A number is negative.
+    """
+    for name, value in (("k", k), ("k_bonus", k_bonus), ("zeta", zeta)):
+        if not value >= 0:
+            raise ConfigError(f"EMPG's {name} is {value}: it cannot be negative.")
+    stage = EntropyModulation(k, k_bonus, zeta, center, drop_equal_groups)
+    return replace(base, name=f"{base.name}+empg", advantages=(*base.advantages, stage))

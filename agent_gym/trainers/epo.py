@@ -8,13 +8,18 @@ Source: Xu et al., "EPO: Entropy-Regularized Policy Optimization for LLM Agents 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from agent_gym.errors import ConfigError, TrainingError, UnknownIdError
+from agent_gym.trainers.algorithm import Algorithm, Progress
+from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.grpo import EntropyBonus
+from agent_gym.trainers.policy_loss import Aggregation
 
 Form = Literal["hinge", "indicator"]
 Schedule = Literal["paper", "repo"]
@@ -109,7 +114,7 @@ class EntropyHistory:
 
     Raises:
         UnknownIdError: No such `reference` or `missing`.
-        ConfigError: "left_zeros" without `max_turns`.
+        ConfigError: "left_zeros" without `max_turns` or the other way round, or with "step".
 
     Source: the paper's cumulative window; WujiangXu/EPO, RayPPOTrainer.fit.
     """
@@ -121,10 +126,12 @@ class EntropyHistory:
             raise UnknownIdError.of("reference of EPO", reference, get_args(Reference))
         if missing not in get_args(Missing):
             raise UnknownIdError.of("padding of EPO's reference", missing, get_args(Missing))
-        if missing == "left_zeros" and max_turns is None:
-            raise ConfigError("EPO's missing='left_zeros' needs max_turns, the number of turns that it pads to.")
+        if (missing == "left_zeros") != (max_turns is not None) or (max_turns is not None and reference == "step"):
+            raise ConfigError(
+                "EPO's missing='left_zeros' and max_turns, the number of turns that it pads to, come together and with "
+                "reference='per_turn'."
+            )
         self.per_turn = reference == "per_turn"
-        self.missing = missing
         self.max_turns = max_turns
         self._steps: list[list[float]] = []
 
@@ -172,8 +179,8 @@ class EntropyHistory:
         if not steps:
             return None
         width = max(map(len, steps))
-        if self.missing == "left_zeros" and self.per_turn:
-            width = self.max_turns or width
+        if self.max_turns is not None:
+            width = self.max_turns
             steps = [[0.0] * (width - len(means)) + list(means[-width:]) for means in steps]
         table = torch.tensor([[*means, *[math.nan] * (width - len(means))] for means in steps], dtype=torch.float64)
         mean = table.nanmean(0)
@@ -200,5 +207,187 @@ def token_reference(reference: Tensor, turns: Tensor) -> Tensor:
     """
     if reference.dim() == 0:
         return reference
+    reference = reference.to(turns.device)
     known = (turns >= 0) & (turns < len(reference))
     return torch.where(known, reference[turns.clamp(0, len(reference) - 1)], math.nan)
+
+
+class Corridor:
+    """Where a step's entropies should stay: watches the steps as a controller, judges tokens for the loss.
+
+    Args:
+        history: The steps before.
+        low: Lower bound, a factor of the reference.
+        high: Upper bound, likewise.
+        form: See `corridor_penalty`.
+        schedule: See `phase_weight`.
+        gamma: Likewise.
+        count_current: Let the step that is trained on count in its own reference, as the released code does; `watch`
+            then has to be one of the advantage stages.
+    """
+
+    def __init__(
+        self,
+        history: EntropyHistory,
+        *,
+        low: float = 0.0,
+        high: float = 2.0,
+        form: Form = "hinge",
+        schedule: Schedule = "paper",
+        gamma: float = 3.0,
+        count_current: bool = False,
+    ) -> None:
+        self.history = history
+        self.low = low
+        self.high = high
+        self.form = form
+        self.schedule = schedule
+        self.gamma = gamma
+        self.count_current = count_current
+        self._current: list[float] = []
+
+    def watch(self, batch: Batch, so_far: Tensor) -> Tensor:
+        """Note the entropies of the step that is about to be trained on; the advantages (B, T) stay as they are."""
+        self._current = self.history.measure(batch.entropies, batch.mask, batch.turns)
+        return so_far
+
+    def penalty(self, entropy: Tensor, turns: Tensor) -> Tensor:
+        """Return `corridor_penalty` (B, T) for tokens of these turns (B, T); 0 while there is no reference."""
+        reference = self._reference()
+        if reference is None:
+            return torch.zeros_like(entropy)
+        return corridor_penalty(
+            entropy, token_reference(reference, turns), low=self.low, high=self.high, form=self.form
+        )
+
+    def weight(self, progress: Progress) -> float:
+        """Return the schedule's weight of the penalty."""
+        return phase_weight(progress.step, progress.total_steps, gamma=self.gamma, form=self.schedule)
+
+    def update(self, progress: Progress, batch: Batch, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """Take the step just made into the history; log where its corridor was and how many tokens lay outside."""
+        reference = self._reference()
+        logged = {"corridor_weight": self.weight(progress)}
+        if reference is not None:
+            middle = float(reference.nanmean())
+            bounds = token_reference(torch.where(reference > 0, reference, math.nan), batch.turns)
+            logged |= {
+                "entropy_reference": middle,
+                "corridor_low": self.low * middle,
+                "corridor_high": self.high * middle,
+                "below_corridor": _share(batch.entropies < self.low * bounds, batch.mask),
+                "above_corridor": _share(batch.entropies > self.high * bounds, batch.mask),
+            }
+        self.history.append(self.history.measure(batch.entropies, batch.mask, batch.turns))
+        return logged
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history."""
+        return self.history.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.history.load_state_dict(state)
+
+    def _reference(self) -> Tensor | None:
+        return self.history.reference(current=self._current if self.count_current else ())
+
+
+def _share(chosen: Tensor, mask: Tensor) -> float:
+    return float((chosen & mask.bool()).sum() / mask.sum().clamp(min=1))
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothedEntropyBonus:
+    """- coefficient * (entropy - weight of the step * smoothing * penalty)."""
+
+    corridor: Corridor
+    coefficient: float
+    smoothing: float
+    aggregation: Aggregation | None
+    needs_entropy_gradient: bool = True
+    needs_every_row: bool = True
+
+    def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
+        """Return losses (B, T)."""
+        size = self.smoothing * self.corridor.weight(progress)
+        return -self.coefficient * (entropy - size * self.corridor.penalty(entropy, batch.turns))
+
+    def metrics(self, batch: Batch, logprobs: Tensor, entropy: Tensor) -> Mapping[str, Tensor]:
+        """Nothing to add: the corridor logs itself."""
+        return {}
+
+
+def epo(
+    base: Algorithm,
+    *,
+    coefficient: float = 0.001,
+    smoothing: float = 0.1,
+    low: float = 0.0,
+    high: float = 2.0,
+    gamma: float = 3.0,
+    form: Form = "hinge",
+    schedule: Schedule = "paper",
+    reference: Reference = "step",
+    missing: Missing = "nan",
+    max_turns: int | None = None,
+    count_current: bool = False,
+    aggregation: Aggregation | None = "turn-mean",
+) -> Algorithm:
+    """Add EPO's entropy bonus to an algorithm. The defaults are the paper's; the released code's are named.
+
+    Args:
+        base: What is added to; it must not have an entropy bonus of its own.
+        coefficient: The paper's lambda, of the bonus and the penalty together. 0 trains exactly like the base, and
+            logs the corridor.
+        smoothing: The paper's alpha, of the penalty: 0.1 for ALFWorld, 0.05 for ScienceWorld. 0 leaves a plain bonus.
+        low: The corridor's lower bound, a factor of the mean entropy of the steps before.
+        high: Its upper bound.
+        gamma: How fast the paper's schedule falls.
+        form: "hinge", or "indicator" as in the released code, which has no gradient; see `corridor_penalty`.
+        schedule: "paper" or "repo"; see `phase_weight`.
+        reference: "step", or "per_turn" as in the released code; see `EntropyHistory`.
+        missing: "nan", or "left_zeros" as in the released code; likewise.
+        max_turns: Turns that "left_zeros" pads to; likewise.
+        count_current: Let a step count in its own reference, as in the released code.
+        aggregation: The mean over tokens, turns and trajectories ("turn-mean"); the released code takes "token-mean".
+            None for that of the base.
+
+    Raises:
+        ConfigError: A number is out of range, or the base has an entropy bonus.
+        UnknownIdError: No such form, schedule, reference or padding.
+    """
+    _check(base, coefficient=coefficient, smoothing=smoothing, low=low, high=high, gamma=gamma)
+    for kind, name, known in (("form of EPO's penalty", form, Form), ("schedule of EPO", schedule, Schedule)):
+        if name not in get_args(known):
+            raise UnknownIdError.of(kind, name, get_args(known))
+    corridor = Corridor(
+        EntropyHistory(reference=reference, missing=missing, max_turns=max_turns),
+        low=low,
+        high=high,
+        form=form,
+        schedule=schedule,
+        gamma=gamma,
+        count_current=count_current,
+    )
+    bonus = (SmoothedEntropyBonus(corridor, coefficient, smoothing, aggregation),) if coefficient else ()
+    return replace(
+        base,
+        name=f"{base.name}+epo",
+        advantages=(*base.advantages, corridor.watch) if count_current else base.advantages,
+        losses=(*base.losses, *bonus),
+        controllers=(*base.controllers, corridor),
+    )
+
+
+def _check(base: Algorithm, *, coefficient: float, smoothing: float, low: float, high: float, gamma: float) -> None:
+    for name, value in (("coefficient", coefficient), ("smoothing", smoothing), ("low", low), ("gamma", gamma)):
+        if not value >= 0:
+            raise ConfigError(f"EPO's {name} is {value}: it cannot be negative.")
+    if not low < high:
+        raise ConfigError(f"EPO's corridor runs from {low} to {high} times the reference: low must be below high.")
+    if coefficient and any(isinstance(term, EntropyBonus) for term in base.losses):
+        raise ConfigError(
+            f"The algorithm {base.name!r} has an entropy bonus of its own, and EPO brings one: leave "
+            "entropy_coefficient at 0 and set EPO's coefficient."
+        )

@@ -5,14 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import golden, trajectory
+from helpers import golden, small_llama, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agent_gym.errors import TrainingError
+from agent_gym.errors import ConfigError, TrainingError
+from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch, make_batch
-from agent_gym.trainers.empg import EntropyModulation, modulate, modulation
+from agent_gym.trainers.empg import EntropyModulation, empg, modulate, modulation
+from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.update import Updater, UpdateSettings
 
 PAGE = golden("empg")
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -174,6 +178,14 @@ def test_what_is_not_finite_is_an_error(spoilt: int) -> None:
         EntropyModulation()(rows, rows.advantages)
 
 
+def test_what_stands_where_nothing_was_generated_never_matters() -> None:
+    rows = page_batch()
+    clean = EntropyModulation()(rows, rows.advantages)
+    kept = rows.mask.bool()
+    rows.entropies = torch.where(kept, rows.entropies, float("nan"))
+    assert torch.equal(EntropyModulation()(rows, rows.advantages)[kept], clean[kept])
+
+
 def by_turn(rows: Batch) -> Batch:
     """Return the same turns with one row each, in another order."""
     pairs = sorted(
@@ -222,3 +234,78 @@ def test_advantages_that_differ_within_a_turn_keep_their_differences_scaled() ->
     torch.testing.assert_close(tilted[kept], (uncentred + slope * gain)[kept])
     shifts = (flat - uncentred)[kept]
     torch.testing.assert_close(shifts, shifts[:1].expand_as(shifts))
+
+
+# -- the method --------------------------------------------------------------------------------------------------------
+
+SETTINGS = UpdateSettings(learning_rate=1e-3, max_grad_norm=1e9)
+
+
+def trained(algorithm: Algorithm, rewards: list[float]) -> tuple[dict[str, Tensor], dict[str, float], Batch]:
+    """Return weights and metrics after one step from the same start, and the rows that it was made with."""
+    model = small_llama()
+    made = [trajectory(2 + number, 1 + number % 4, seed=number) for number in range(len(rewards))]
+    rows = make_batch(made, rewards, [number // 4 for number in range(len(rewards))])
+    with torch.no_grad():
+        rows.old_logprobs, rows.entropies = TokenScorer(model)(rows.input_ids, rows.mask)
+    algorithm.fill(rows)
+    metrics = Updater(model, SETTINGS).step(rows, algorithm, Progress(0, 10), seed=0)
+    return model.state_dict(), metrics, rows
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+REWARDS = [1.0, 0, 0, 1, 1, 0, 0, 0]
+
+
+def test_at_its_identity_it_trains_like_the_base_bit_for_bit() -> None:
+    base = trained(grpo(), REWARDS)
+    identity = trained(empg(grpo(), k=0, zeta=0, center=False), REWARDS)
+    assert same(base[0], identity[0]) and base[1] == identity[1]
+    centred = trained(empg(grpo(), k=0, zeta=0), REWARDS)[2]
+    kept = centred.mask.bool()
+    # A turn counts once, and two turns of each row have the row's advantage.
+    mean = torch.stack([row[mask][0] for row, mask in zip(base[2].advantages, kept, strict=True)]).mean()
+    torch.testing.assert_close(centred.advantages[kept], (base[2].advantages - mean)[kept])
+
+
+def test_a_turn_moves_the_policy_by_as_much_as_its_gain_says() -> None:
+    rows = trained(empg(grpo(), zeta=0, center=False), REWARDS)[2]
+    base = trained(grpo(), REWARDS)[2]
+    kept = rows.mask.bool()
+    gains = (rows.advantages / base.advantages)[kept]
+    entropies = torch.stack(
+        [
+            rows.entropies[row][rows.turns[row] == turn].mean()
+            for row, column in kept.nonzero().tolist()
+            for turn in [rows.turns[row, column]]
+        ]
+    )
+    order = entropies.argsort()
+    assert (gains[order].diff() <= 1e-5).all() and gains.max() > 1 > gains.min()
+    # The loss of the first update, where the ratio is 1, is minus the mean of what was filled in.
+    loss = trained(empg(grpo()), REWARDS)
+    assert loss[1]["loss"] == pytest.approx(-float(loss[2].advantages.sum() / loss[2].mask.sum()), abs=1e-5)
+    assert not same(loss[0], trained(grpo(), REWARDS)[0])
+
+
+def test_a_batch_of_equal_rewards_trains_on_the_bonus_unless_such_groups_are_left_out() -> None:
+    assert trained(grpo(), [1.0] * 4)[1]["updates"] == 0.0
+    assert trained(empg(grpo()), [1.0] * 4)[1]["updates"] == 1.0
+    assert trained(empg(grpo(), drop_equal_groups=True), [1.0] * 4)[1]["updates"] == 0.0
+
+
+def test_it_comes_after_the_stages_of_the_base_and_says_so_in_the_name() -> None:
+    algorithm = empg(grpo(), k=2.0, k_bonus=0.5, zeta=0.3, center=False, drop_equal_groups=True)
+    assert algorithm.name == "grpo+empg"
+    assert algorithm.advantages == (*grpo().advantages, EntropyModulation(2.0, 0.5, 0.3, False, True))
+    assert algorithm.losses == grpo().losses
+
+
+@pytest.mark.parametrize("name", ["k", "k_bonus", "zeta"])
+def test_negative_numbers_are_named(name: str) -> None:
+    for value in (-1.0, math.nan):
+        with pytest.raises(ConfigError, match=f"EMPG's {name} is"):
+            empg(grpo(), **{name: value})

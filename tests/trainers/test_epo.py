@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agent_gym.errors import ConfigError, TrainingError, UnknownIdError
+from agent_gym.errors import TrainingError, UnknownIdError
 from agent_gym.trainers.epo import EntropyHistory, corridor_penalty, phase_weight, token_reference
 from agent_gym.trainers.policy_loss import aggregate, clipped
 
@@ -236,12 +236,3 @@ def test_tokens_of_a_turn_that_no_step_knew_have_no_reference() -> None:
     assert spread[0, :2].tolist() == [2.0, 1.0] and spread[0, 2:].isnan().all()
     scalar = torch.tensor(0.5)
     assert token_reference(scalar, torch.zeros(1, 2, dtype=torch.long)) is scalar
-
-
-def test_impossible_histories_are_named() -> None:
-    with pytest.raises(ConfigError, match="needs max_turns"):
-        EntropyHistory(reference="per_turn", missing="left_zeros")
-    with pytest.raises(UnknownIdError, match="did you mean 'per_turn'"):
-        EntropyHistory(reference="per_turns")  # type: ignore[arg-type]
-    with pytest.raises(UnknownIdError, match="did you mean 'left_zeros'"):
-        EntropyHistory(missing="left_zero")  # type: ignore[arg-type]
