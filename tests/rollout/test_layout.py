@@ -32,8 +32,9 @@ def prompts(trajectory: Trajectory) -> list[str]:
 
 
 def test_each_prompt_shows_the_beginning_the_last_turns_and_the_present() -> None:
-    chat = ByteChat()
-    engine = RecordingEngine(ScriptedEngine(["up", "fly", "hop", "up"]))
+    chat, answers = ByteChat(), ["up", "fly", "hop", "up"]
+    # Each prompt is the first of its session, so that a list would be begun anew each time.
+    engine = RecordingEngine(ScriptedEngine(lambda text: answers.pop(0)))
     trajectory = run(Episode(CountEnv(max_turns=4), engine, chat, settings(2), "count 2").run())
     seen = prompts(trajectory)
     first, *_ = observations = [turn.observation for turn in trajectory.turns]
