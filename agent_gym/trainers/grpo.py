@@ -15,6 +15,7 @@ from torch import Tensor
 from agent_gym.trainers import advantages, policy_loss
 from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts, Progress
 from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.kl import with_reference_kl
 from agent_gym.trajectory import Group
 
 
@@ -123,6 +124,8 @@ def grpo(
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
     entropy_coefficient: float = 0.0,
+    kl_coefficient: float = 0.0,
+    kl_estimator: policy_loss.KLEstimator = "k3",
     invalid_action_penalty: float = 0.0,
     aggregation: policy_loss.Aggregation = "token-mean",
     loss_scale: float | None = None,
@@ -136,13 +139,15 @@ def grpo(
         clip_high: Upper clip range; 0.28 is DAPO's.
         dual_clip: Bound of the ratio where the advantage is negative.
         entropy_coefficient: Weight of an entropy bonus; 0 leaves it out.
+        kl_coefficient: Weight of a penalty on the divergence from the policy before training; 0 leaves it out.
+        kl_estimator: How that is estimated, see `policy_loss.kl`.
         invalid_action_penalty: Taken off the reward for each turn whose action did nothing; 0 leaves it out.
         aggregation: See `policy_loss.aggregate`.
         loss_scale: The constant of "seq-mean-token-sum-norm".
     """
     penalty = (InvalidActionPenalty(invalid_action_penalty),) if invalid_action_penalty else ()
     bonus = (EntropyBonus(entropy_coefficient),) if entropy_coefficient else ()
-    return Algorithm(
+    base = Algorithm(
         name="grpo",
         rollout=IndependentRollouts(group_size),
         rewards=penalty,
@@ -151,3 +156,4 @@ def grpo(
         aggregation=aggregation,
         loss_scale=loss_scale,
     )
+    return with_reference_kl(base, kl_coefficient, kl_estimator)

@@ -15,7 +15,7 @@ from agent_gym.trainers.algorithm import Algorithm
 
 BASES: Final[dict[str, str]] = {
     "grpo": "agent_gym.trainers.grpo:grpo",
-    "dr-grpo": "agent_gym.trainers.grpo:dr_grpo",
+    "dr-grpo": "agent_gym.trainers.dr_grpo:dr_grpo",
     "rloo": "agent_gym.trainers.rloo:rloo",
     "reinforce++": "agent_gym.trainers.reinforce:reinforce_plus_plus",
     "gigpo": "agent_gym.trainers.gigpo:gigpo",
@@ -144,8 +144,7 @@ def _shared_out(name: str, pieces: Sequence[Piece], options: Mapping[str, Any]) 
         owner, dot, option = key.rpartition(".")
         takers = [each for each in pieces if option in each.options and (not dot or each.name == owner)]
         if not takers:
-            known = [option for each in pieces for option in each.options]
-            known += [f"{each.name}.{option}" for each in pieces for option in each.options]
+            known = [f"{each.name}.{option}" if dot else option for each in pieces for option in each.options]
             raise ConfigError(f"Unknown option {key!r} of the algorithm {name!r}{suggestion(key, known)}")
         if len(takers) > 1:
             choices = " or ".join(f"{each.name}.{option}" for each in takers)

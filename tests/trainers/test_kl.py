@@ -5,14 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from base_rows import START, filled, groups, learner, same, trained
 from helpers import golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from agent_gym.errors import UnknownIdError
+from agent_gym.errors import ConfigError, TrainingError, UnknownIdError
+from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.kl import ReferenceKL
+from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.policy_loss import kl
 from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.update import UpdateSettings
 
 OFFICIAL = golden("verl_kl_value_entropy")
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -83,3 +88,43 @@ def test_far_away_k3_is_bounded_and_without_gradient() -> None:
 def test_an_unknown_estimator_is_named() -> None:
     with pytest.raises(UnknownIdError, match="did you mean 'k3'"):
         kl(torch.zeros(1), torch.zeros(1), "k33")  # type: ignore[arg-type]
+
+
+def test_the_term_is_its_coefficient_times_the_estimate_and_sees_no_padding() -> None:
+    batch = filled(grpo(kl_coefficient=0.5), groups())
+    term = ReferenceKL(0.5, "k2")
+    kept = batch.mask.bool()
+    logprobs = torch.where(kept, batch.ref_logprobs - 1.0, torch.nan).requires_grad_()
+    losses = term(batch, logprobs, logprobs, START)
+    torch.testing.assert_close(losses, 0.5 * 0.5 * batch.mask)
+    [gradient] = torch.autograd.grad(losses.sum(), logprobs)
+    torch.testing.assert_close(gradient, -0.5 * batch.mask)
+    assert float(term.metrics(batch, logprobs.detach(), logprobs)["kl_reference"]) == pytest.approx(0.5)
+
+
+def test_without_a_coefficient_there_is_no_term_and_no_reference() -> None:
+    base = grpo(kl_coefficient=0.0, kl_estimator="k1")
+    assert base == grpo() and not base.needs_reference
+    assert same(trained(base, groups()), trained(grpo(), groups()))
+    assert grpo(kl_coefficient=0.1).needs_reference
+
+
+def test_the_penalty_holds_the_policy_back() -> None:
+    """The first step is where the reference is: its gradient is 0; from the second on it pulls."""
+    distances = []
+    for coefficient in (1e-9, 5.0):
+        own = learner(grpo(kl_coefficient=coefficient))
+        for _ in range(3):
+            metrics = own.learn(groups(), START)
+        distances.append(metrics["kl_reference"])
+    assert 0 < distances[1] < 0.5 * distances[0]
+
+
+def test_a_negative_coefficient_and_a_missing_reference_are_refused() -> None:
+    with pytest.raises(ConfigError, match="kl_coefficient must be at least 0, not -1"):
+        grpo(kl_coefficient=-1.0)
+    with pytest.raises(UnknownIdError, match="KL estimator 'k4'"):
+        grpo(kl_estimator="k4")  # type: ignore[arg-type]
+    model = learner(grpo()).updater.scorer.model
+    with pytest.raises(TrainingError, match="compares with a reference policy"):
+        Learner(model, grpo(kl_coefficient=0.1), UpdateSettings())
