@@ -28,6 +28,8 @@ class Turn:
     where each turn has a prompt of its own, they stand one after the other in `Trajectory.token_ids`."""
     reward: float = 0.0
     invalid_action: bool = False
+    tool_calls: int = 0
+    """Calls of tools that the turn made, where the environment counts them."""
     finish_reason: str = "stop"
     engine_version: int = 0
     """Version of the weights that generated the tokens."""

@@ -28,6 +28,17 @@ class Job:
     """Seeds the environment, see `Episode`."""
 
 
+def member_job(prefix: str, group: int, member: int, task_id: str | None, seed: int) -> Job:
+    """Return the job of a member of a group: its ids and seeds follow from these numbers alone."""
+    return Job(
+        f"{prefix}g{group}e{member}",
+        f"{prefix}g{group}",
+        task_id,
+        seed=derive_seed(seed, group, member),
+        env_seed=derive_seed(seed, group),
+    )
+
+
 class Collector:
     """Plays episodes with an engine; environments are made once and used again.
 
@@ -94,13 +105,7 @@ class Collector:
             on_episode: Called as each episode ends.
         """
         jobs = [
-            Job(
-                f"{prefix}g{group}e{member}",
-                f"{prefix}g{group}",
-                task_id,
-                seed=derive_seed(seed, group, member),
-                env_seed=derive_seed(seed, group),
-            )
+            member_job(prefix, group, member, task_id, seed)
             for group, task_id in enumerate(task_ids)
             for member in range(size)
         ]
@@ -110,6 +115,49 @@ class Collector:
             members = trajectories[number * size : (number + 1) * size]
             groups.append(Group(members[0].group_id, members[0].task_id, members))
         return groups
+
+    # -- episodes one by one, for who decides between their turns --------------------------------------------------
+
+    async def begin(self, job: Job) -> Episode:
+        """Return an episode that has an environment and has not started; `end` it.
+
+        Raises:
+            WorkerError: There is no environment for it.
+        """
+        env = await self._workers.take()
+        episode = Episode(
+            env,
+            self.engine,
+            self.chat,
+            self.settings,
+            job.task_id,
+            job.seed,
+            job.env_seed,
+            self._workers.caller(env),
+        )
+        episode.trajectory.env_id = self.env_id
+        _name(episode, job)
+        return episode
+
+    async def fork(self, episode: Episode, job: Job) -> Episode:
+        """Return a branch of a running episode under the name and the seed of a job; `end` it, too."""
+        env = await self._workers.fork(episode.env)
+        child = episode.branch(env, seed=job.seed)
+        _name(child, job)
+        return child
+
+    async def end(self, episode: Episode) -> None:
+        """Take back what an episode holds. Its environment is used again, unless the episode failed."""
+        episode.close()
+        if episode.trajectory.error is None and not self._workers.full:
+            self._workers.give_back(episode.env)
+        else:
+            await self._workers.discard(episode.env)
+
+    def failed(self, job: Job, error: WorkerError) -> Trajectory:
+        """Return the record of an episode that could not begin."""
+        reason = f"{type(error).__name__}: {error}"
+        return Trajectory(job.task_id or "", self.env_id, job.id, job.group_id, job.seed, error=reason)
 
     @property
     def probe(self) -> TextEnv:
@@ -130,27 +178,13 @@ class Collector:
 
     async def _attempt(self, job: Job) -> tuple[Trajectory, Exception | None]:
         try:
-            env = await self._workers.take()
+            episode = await self.begin(job)
         except WorkerError as error:
-            failed = Trajectory(
-                job.task_id or "", self.env_id, job.id, job.group_id, job.seed, error=f"WorkerError: {error}"
-            )
-            return failed, error
-        episode = Episode(
-            env,
-            self.engine,
-            self.chat,
-            self.settings,
-            job.task_id,
-            job.seed,
-            job.env_seed,
-            self._workers.caller(env),
-        )
-        episode.trajectory.id, episode.trajectory.group_id = job.id, job.group_id
-        episode.trajectory.env_id = self.env_id
-        trajectory = await episode.run()
-        if trajectory.error is None:
-            self._workers.give_back(env)
-        else:
-            await self._workers.discard(env)
-        return trajectory, episode.failure
+            return self.failed(job, error), error
+        await episode.run()
+        await self.end(episode)
+        return episode.trajectory, episode.failure
+
+
+def _name(episode: Episode, job: Job) -> None:
+    episode.trajectory.id, episode.trajectory.group_id = job.id, job.group_id

@@ -18,13 +18,19 @@ class Score:
     """Successes among the episodes that did not fail; NaN where all did."""
     reward: float
     turns: float
+    """Mean length of an episode, what a branch shares with its parent included."""
     invalid_actions: float
     """Share of turns."""
     entropy: float
     """Mean over generated tokens, in nats."""
     generated_tokens: int
+    """Of the episodes that did not fail; what branches share counts once."""
     retried: int = 0
     """Episodes that were played once more because their worker had died or hung."""
+    env_turns: int = 0
+    """Turns that were really taken, in failed episodes, too: what branches share counts once."""
+    tool_calls: int = 0
+    """Calls of tools that were really made, likewise."""
 
     def as_dict(self) -> dict[str, float]:
         """Return the numbers by name."""
@@ -34,8 +40,9 @@ class Score:
 def score(trajectories: Sequence[Trajectory]) -> Score:
     """Summarise episodes."""
     valid = [trajectory for trajectory in trajectories if trajectory.error is None]
-    turns = [turn for trajectory in valid for turn in trajectory.turns]
-    tokens = sum(sum(trajectory.action_mask) for trajectory in valid)
+    own = [turn for trajectory in valid for turn in trajectory.own_turns]
+    tokens = sum(sum(trajectory.action_mask[trajectory.branch_offset or 0 :]) for trajectory in valid)
+    entropy = sum(sum(trajectory.entropies[trajectory.branch_offset or 0 :]) for trajectory in valid)
     nan = float("nan")
     return Score(
         episodes=len(trajectories),
@@ -44,8 +51,10 @@ def score(trajectories: Sequence[Trajectory]) -> Score:
         retried=sum("retried" in trajectory.metadata for trajectory in trajectories),
         success_rate=sum(trajectory.success for trajectory in valid) / len(valid) if valid else nan,
         reward=statistics.fmean(trajectory.reward for trajectory in valid) if valid else nan,
-        turns=len(turns) / len(valid) if valid else nan,
-        invalid_actions=sum(turn.invalid_action for turn in turns) / len(turns) if turns else nan,
-        entropy=sum(sum(trajectory.entropies) for trajectory in valid) / tokens if tokens else nan,
+        turns=statistics.fmean(len(trajectory.turns) for trajectory in valid) if valid else nan,
+        invalid_actions=sum(turn.invalid_action for turn in own) / len(own) if own else nan,
+        entropy=entropy / tokens if tokens else nan,
         generated_tokens=tokens,
+        env_turns=sum(len(trajectory.own_turns) for trajectory in trajectories),
+        tool_calls=sum(turn.tool_calls for trajectory in trajectories for turn in trajectory.own_turns),
     )

@@ -52,6 +52,25 @@ class Workers:
         self._lent[id(env)] = env
         return env
 
+    async def fork(self, env: TextEnv) -> TextEnv:
+        """Return a fork of an environment, which is lent like any other.
+
+        It is known here before its caller hears of it, so that none is left behind where the caller was cancelled.
+        """
+
+        def lend() -> TextEnv:
+            twin = env.fork()
+            self._lent[id(twin)] = twin
+            return twin
+
+        twin: TextEnv = await self.caller(env)(lend)
+        return twin
+
+    @property
+    def full(self) -> bool:
+        """Whether as many environments lie idle as may be called at once: more are not worth keeping."""
+        return len(self._idle) >= self._concurrency
+
     def give_back(self, env: TextEnv) -> None:
         """Take an environment back for the next episode."""
         del self._lent[id(env)]

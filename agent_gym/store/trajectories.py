@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS trajectories (
     error TEXT,
     parent_id TEXT,
     branch_turn INTEGER,
+    branch_offset INTEGER,
     final_observation TEXT NOT NULL,
     metadata TEXT NOT NULL,
     turns TEXT NOT NULL,
@@ -44,7 +45,8 @@ CREATE INDEX IF NOT EXISTS by_step ON trajectories (step, phase);
 
 _COLUMNS = (
     "id, step, phase, group_id, task_id, env_id, seed, goal, success, score, reward, terminated, truncated, error, "
-    "parent_id, branch_turn, final_observation, metadata, turns, token_ids, action_mask, logprobs, entropies"
+    "parent_id, branch_turn, branch_offset, final_observation, metadata, turns, token_ids, action_mask, logprobs, "
+    "entropies"
 )
 
 
@@ -59,6 +61,7 @@ class TrajectoryStore:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.executescript(_SCHEMA)
+            self._add_missing_columns()
 
     def add(self, trajectories: Sequence[Trajectory], *, step: int, phase: str) -> None:
         """Store episodes in one transaction: all of them or none.
@@ -123,6 +126,13 @@ class TrajectoryStore:
         """Close the database."""
         self._connection.close()
 
+    def _add_missing_columns(self) -> None:
+        """Bring a file that an earlier version has written up to date."""
+        known = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(trajectories)")}
+        for name in ("branch_offset",):
+            if name not in known:
+                self._connection.execute(f"ALTER TABLE trajectories ADD COLUMN {name} INTEGER")
+
     def __enter__(self) -> Self:
         return self
 
@@ -160,6 +170,7 @@ def _row(trajectory: Trajectory, step: int, phase: str) -> tuple[object, ...]:
         trajectory.error,
         trajectory.parent_id,
         trajectory.branch_turn,
+        trajectory.branch_offset,
         trajectory.final_observation,
         json.dumps(trajectory.metadata),
         json.dumps([asdict(turn) for turn in trajectory.turns]),
@@ -191,9 +202,14 @@ def _trajectory(row: Sequence[object]) -> Trajectory:
         truncated=bool(values["truncated"]),
         error=None if values["error"] is None else str(values["error"]),
         parent_id=None if values["parent_id"] is None else str(values["parent_id"]),
-        branch_turn=None if values["branch_turn"] is None else int(values["branch_turn"]),  # type: ignore[call-overload]
+        branch_turn=_integer(values["branch_turn"]),
+        branch_offset=_integer(values["branch_offset"]),
         metadata=json.loads(str(values["metadata"])),
     )
+
+
+def _integer(value: object) -> int | None:
+    return None if value is None else int(value)  # type: ignore[call-overload]
 
 
 def _numbers(kind: str, blob: object) -> list[float]:

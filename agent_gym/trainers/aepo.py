@@ -8,13 +8,30 @@ folder AEPO.
 """
 
 import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from agent_gym.errors import TrainingError
-from agent_gym.trainers.arpo import clamped
+from agent_gym.engines.base import Engine
+from agent_gym.errors import ConfigError, TrainingError
+from agent_gym.rollout.branching import BranchPlan, Timing
+from agent_gym.trainers import policy_loss
+from agent_gym.trainers.algorithm import Algorithm, LossTerm, Progress
+from agent_gym.trainers.arpo import (
+    Attribution,
+    EntropyBranching,
+    EntropyForm,
+    attribution_stages,
+    clamped,
+    group_size_of,
+    require,
+)
+from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.grpo import ClippedPolicyLoss
 
 Form = Literal["paper", "repo"]
 
@@ -163,3 +180,191 @@ def entropy_aware(advantages: Tensor, entropy: Tensor, mask: Tensor, *, weight: 
 def _sigmoid(value: float) -> float:
     """Return 1 / (1 + exp(-value)), also for large values of either sign."""
     return 0.5 * (1 + math.tanh(value / 2))
+
+
+@dataclass
+class BalancedBranching(EntropyBranching):
+    """The rollout strategy of AEPO: the budget is divided by a first look at the task, and chains tire of branching.
+
+    One episode of the group is played to its end first; from its entropies follows how many more begin anew. It stays
+    in the group (the released code throws it away, and takes the entropy of the question from a sample of its own).
+
+    Source: AEPO, section 3.2; vLLMRolloutWithTools.generate_sequences and _calculate_initial_rollouts_dynamical.
+    """
+
+    dynamic_budget: bool = True
+    """False leaves it at `initial` (what the released scripts do)."""
+    beta: float = 0.5
+    """See `rollout_budget`."""
+    penalty: float = 0.05
+    """See `branch_probability`."""
+    rule: Form = "paper"
+    """Which budget and which probability, and where branches in a row are counted: along a chain ("paper"), or by the
+    group ("repo")."""
+
+    def __post_init__(self) -> None:
+        EntropyBranching.__post_init__(self)
+        require(self.penalty >= 0, f"penalty must not be negative, it is {self.penalty}")
+        require(self.rule in ("paper", "repo"), f'rule must be "paper" or "repo", not {self.rule!r}')
+
+    @property
+    def branches(self) -> bool:
+        """Whether anything can branch."""
+        begin_all = self.initial == self.group_size and not self.dynamic_budget
+        return self.group_size > 1 and not begin_all and self.width > 1 and self.max_depth != 0
+
+    def plan(self, engine: Engine) -> BranchPlan:
+        """Return how groups grow."""
+        return replace(
+            EntropyBranching.plan(self, engine),
+            budget=self._budget if self.dynamic_budget else None,
+            count=count_consecutive if self.rule == "repo" else None,
+        )
+
+    def _budget(self, entropies: Sequence[float]) -> int:
+        """Return how many episodes begin anew, from the entropies of the first one's turns."""
+        # An episode that never came to a second turn says nothing of the tools, one that failed nothing at all.
+        question = entropies[0] if entropies else 0.0
+        answers = entropies if self.rule == "repo" else entropies[1:]
+        tool = statistics.fmean(answers) if answers else question
+        return rollout_budget(question, tool, self.group_size, beta=self.beta, form=self.rule)
+
+    def _probability(self, entropy: float, initial_entropy: float, in_a_row: int) -> float:
+        return branch_probability(
+            entropy,
+            initial_entropy,
+            in_a_row,
+            base=self.base,
+            weight=self.weight,
+            penalty=self.penalty,
+            form=self.rule,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedPolicyLoss:
+    """`balanced_clip`."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 3.0
+    needs_entropy_gradient: bool = False
+    needs_every_row: bool = False
+    aggregation: policy_loss.Aggregation | None = None
+
+    def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
+        """Return losses (B, T)."""
+        return balanced_clip(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
+
+    def metrics(self, batch: Batch, logprobs: Tensor, entropy: Tensor) -> Mapping[str, Tensor]:
+        """Return clip fractions and KL."""
+        return policy_loss.clip_metrics(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyAwareAdvantage:
+    """`entropy_aware` with the entropies of the policy that sampled."""
+
+    weight: float = 0.2
+
+    def __call__(self, batch: Batch, so_far: Tensor) -> Tensor:
+        """Return advantages (B, T)."""
+        return entropy_aware(so_far, batch.entropies, batch.mask, weight=self.weight)
+
+
+def aepo(
+    base: Algorithm,
+    *,
+    initial: int | None = None,
+    width: int = 2,
+    base_probability: float = 0.5,
+    weight: float = 0.2,
+    tokens: int = 20,
+    timing: Timing = "after",
+    entropy_form: EntropyForm = "mean",
+    max_depth: int | None = None,
+    attribution: Attribution = "soft",
+    dynamic_budget: bool = True,
+    beta: float = 0.5,
+    penalty: float = 0.05,
+    rule: Form = "paper",
+    clipping: bool = True,
+    advantage_weight: float = 0.2,
+) -> Algorithm:
+    """Balance the entropy of an algorithm's rollouts and of its update; the size of its groups stays.
+
+    Args:
+        base: Any algorithm that compares the members of a group; for `clipping`, one with PPO's clipped loss.
+        initial: Episodes that a group begins with where `dynamic_budget` is off; None is half of the group.
+        width: See `EntropyBranching.width`.
+        base_probability: Probability to branch at an unchanged entropy.
+        weight: What a rise of the entropy adds to it.
+        tokens: Tokens of a generation that its entropy is measured on.
+        timing: See `EntropyBranching.timing`.
+        entropy_form: See `arpo.segment_entropy`.
+        max_depth: Branches between a root and a leaf at most.
+        attribution: See `arpo.arpo`.
+        dynamic_budget: Divide the budget by a first look at the task.
+        beta: How much the look counts, see `rollout_budget`.
+        penalty: What one branch takes off the next on its chain.
+        rule: See `BalancedBranching.rule`.
+        clipping: Keep a gradient above the clip range.
+        advantage_weight: How much more an uncertain token counts; 0 leaves it out.
+
+    Raises:
+        ConfigError: An option is out of range, the base branches already, or it has no clipped loss to balance.
+    """
+    size = group_size_of(base)
+    rollout = BalancedBranching(
+        group_size=size,
+        initial=max(1, size // 2) if initial is None else initial,
+        width=width,
+        base=base_probability,
+        weight=weight,
+        tokens=tokens,
+        timing=timing,
+        form=entropy_form,
+        max_depth=max_depth,
+        dynamic_budget=dynamic_budget,
+        beta=beta,
+        penalty=penalty,
+        rule=rule,
+    )
+    aware = (EntropyAwareAdvantage(advantage_weight),) if advantage_weight else ()
+    return replace(
+        base,
+        name=f"{base.name}+aepo",
+        rollout=rollout,
+        advantages=(*base.advantages, *attribution_stages(attribution), *aware),
+        losses=_balanced(base) if clipping else base.losses,
+    )
+
+
+def _balanced(base: Algorithm) -> tuple[LossTerm, ...]:
+    """Return the losses of an algorithm with every clipped policy loss balanced."""
+    if not any(type(term) is ClippedPolicyLoss for term in base.losses):
+        raise ConfigError(
+            f"{base.name} has no clipped policy loss to balance: set clipping=False, or choose another base."
+        )
+    return tuple(
+        BalancedPolicyLoss(term.clip_low, term.clip_high, term.dual_clip, aggregation=term.aggregation)
+        if type(term) is ClippedPolicyLoss
+        else term
+        for term in base.losses
+    )

@@ -195,3 +195,57 @@ def test_admissible_actions_that_are_shown_are_listed_in_the_thread_of_the_envir
     collector.close()
     assert trajectory.success
     assert len(asked_in) == 4 and all(name.startswith("environment") for name in asked_in)
+
+
+def test_a_fork_is_lent_like_any_other_and_no_more_are_kept_than_may_be_called_at_once() -> None:
+    made: list[CountEnv] = []
+
+    class Counted(CountEnv):
+        def _copy(self) -> Any:
+            made.append(super()._copy())
+            return made[-1]
+
+    workers = Workers(Counted, 1)
+
+    async def scene() -> None:
+        env = await workers.take()
+        env.reset(seed=0)
+        twin, lost = await workers.fork(env), await workers.fork(env)
+        assert twin is made[0] and not workers.full
+        workers.give_back(twin)
+        assert workers.full and await workers.take() is twin and not workers.full
+        await workers.discard(env)
+        assert lost is made[1]
+
+    run(scene())
+    assert [env.closed for env in made] == [False, False]
+    workers.close()
+    assert all(env.closed for env in made)
+
+
+def test_a_fork_whose_caller_has_gone_is_closed_all_the_same() -> None:
+    made: list[Waiting] = []
+    forking, go_on = threading.Event(), threading.Event()
+
+    class Late(Waiting):
+        def _copy(self) -> Any:
+            forking.set()
+            assert go_on.wait(20)
+            made.append(super()._copy())
+            return made[-1]
+
+    workers = Workers(Late, 2)
+
+    async def scene() -> None:
+        env = await workers.take()
+        await workers.caller(env)(env.reset, seed=0)
+        fork = asyncio.create_task(workers.fork(env))
+        await asyncio.to_thread(forking.wait, 20)
+        fork.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await fork
+
+    run(scene())
+    workers.close()
+    assert len(made) == 1 and made[0].closed

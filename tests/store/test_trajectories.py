@@ -1,5 +1,7 @@
 """Episodes in SQLite."""
 
+import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ def make_trajectory(id: str) -> Trajectory:
     trajectory.append_action([4, 5], [-0.5, -1.25], [0.5, 0.25])
     trajectory.turns.append(Turn("You see \u00e9 \U0001f600.", "go", "go", 3, 5, reward=1.0))
     trajectory.success, trajectory.terminated, trajectory.metadata = True, True, {"truncated_by": "tokens"}
-    trajectory.parent_id, trajectory.branch_turn = "p", 2
+    trajectory.parent_id, trajectory.branch_turn, trajectory.branch_offset = "p", 2, 4
     return trajectory
 
 
@@ -54,3 +56,19 @@ def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "t.sqlite").write_text("this is not a database, not at all" * 40)
     with pytest.raises(StoreError, match="cannot be read or written"):
         TrajectoryStore(tmp_path / "t.sqlite")
+
+
+def test_a_database_of_an_earlier_version_is_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    with TrajectoryStore(path) as store:
+        store.add([make_trajectory("old")], step=1, phase="train")
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE trajectories DROP COLUMN branch_offset")
+        turns = [{"observation": "o", "text": "t", "action": "a", "start": 3, "end": 5}]
+        connection.execute("UPDATE trajectories SET turns = ?", (json.dumps(turns),))
+    connection.close()
+    with TrajectoryStore(path) as store:
+        old = store.get("old")
+        assert (old.branch_turn, old.branch_offset, old.turns) == (2, None, [Turn("o", "t", "a", 3, 5)])
+        store.add([make_trajectory("new")], step=2, phase="train")
+        assert store.get("new") == make_trajectory("new")

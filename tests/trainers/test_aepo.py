@@ -1,26 +1,36 @@
 """AEPO: the released code's numbers, the paper's, and what must always hold."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from helpers import golden
+from helpers import golden, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from wavering import collected
 
-from agent_gym.errors import TrainingError
+from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.branching import branches, choose_parents
 from agent_gym.trainers import policy_loss
 from agent_gym.trainers.aepo import (
+    BalancedBranching,
+    BalancedPolicyLoss,
+    EntropyAwareAdvantage,
+    aepo,
     balanced_clip,
     branch_probability,
     count_consecutive,
     entropy_aware,
     rollout_budget,
 )
+from agent_gym.trainers.algorithm import Progress
+from agent_gym.trainers.arpo import SharedPrefixAttribution, segment_entropy
 from agent_gym.trainers.arpo import branch_probability as arpo_probability
+from agent_gym.trainers.batch import make_batch
+from agent_gym.trainers.grpo import grpo
 
 RELEASED = golden("arpo_aepo_branching")["aepo"]
 DECISIONS = golden("arpo_aepo_decisions")
@@ -279,3 +289,75 @@ def test_one_token_alone_keeps_its_advantage() -> None:
     mask = torch.tensor([[0.0, 1.0, 0.0]])
     advantages = torch.tensor([[1.0, 2.0, 3.0]])
     assert torch.equal(entropy_aware(advantages, torch.rand(1, 3), mask), advantages)
+
+
+# -- the method --------------------------------------------------------------------------------------------------------
+
+
+def test_the_method_at_its_identity_is_its_base() -> None:
+    base = grpo(group_size=6, entropy_coefficient=0.01)
+    same = aepo(base, initial=6, dynamic_budget=False, clipping=False, advantage_weight=0.0)
+    assert not same.rollout.branches  # type: ignore[attr-defined]
+    assert replace(same, name=base.name, rollout=base.rollout) == base
+
+
+def test_the_method_balances_rollout_clip_and_advantages() -> None:
+    base = grpo(group_size=6, clip_high=0.28, entropy_coefficient=0.01)
+    made = aepo(base, attribution="hard", penalty=0.1, beta=2.0, rule="repo", initial=2)
+    assert made.rollout == BalancedBranching(6, 2, dynamic_budget=True, beta=2.0, penalty=0.1, rule="repo")
+    assert made.losses == (BalancedPolicyLoss(0.2, 0.28, 3.0), base.losses[1])
+    assert made.advantages == (*base.advantages, SharedPrefixAttribution(), EntropyAwareAdvantage(0.2))
+
+
+def test_a_base_without_a_clipped_loss_cannot_be_balanced() -> None:
+    base = replace(grpo(), losses=())
+    with pytest.raises(ConfigError, match="clipping=False"):
+        aepo(base)
+    assert aepo(base, clipping=False).losses == ()
+    with pytest.raises(ConfigError, match="penalty"):
+        aepo(grpo(), penalty=-1)
+    with pytest.raises(ConfigError, match="rule"):
+        aepo(grpo(), rule="mine")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", ["paper", "repo"])
+def test_the_budget_follows_the_first_look_and_chains_tire(rule: Any) -> None:
+    strategy = BalancedBranching(group_size=8, rule=rule, base=0.9 if rule == "paper" else 0.1, penalty=0.3)
+    for group in collected(strategy):
+        first = group.trajectories[0]
+        numbers = [
+            segment_entropy(first.entropies[turn.start : turn.end], vocabulary=257, tokens=20) for turn in first.turns
+        ]
+        tool = numbers if rule == "repo" else numbers[1:]
+        budget = rollout_budget(numbers[0], sum(tool) / len(tool), 8, form=rule)
+        roots = [each for each in group.trajectories if each.parent_id is None]
+        assert len(group.trajectories) == 8 and len(roots) >= budget
+        assert not any(each.parent_id == first.id for each in group.trajectories)
+        for child in (each for each in group.trajectories if each.parent_id):
+            now, start, given_ = (
+                float(child.metadata[name]) for name in ("branch_entropy", "initial_entropy", "branch_probability")
+            )
+            possible = [
+                branch_probability(now, start, row, base=strategy.base, penalty=0.3, form=rule) for row in range(9)
+            ]
+            assert any(abs(given_ - value) < 1e-5 for value in possible)
+    assert strategy.metrics()["branches"] > 0
+
+
+def test_a_first_look_that_failed_divides_the_budget_evenly() -> None:
+    strategy = BalancedBranching(group_size=8)
+    assert (strategy._budget([]), strategy._budget([0.4])) == (4, 4)
+    assert strategy._budget([9.0, 0.1]) == 8 and strategy._budget([0.0, 9.0, 9.0]) == 1
+
+
+def test_losses_and_stages_read_the_batch() -> None:
+    batch = make_batch([trajectory(3, 4, seed=number) for number in range(2)], [1.0, 0.0], [0, 0])
+    batch.advantages = torch.randn(batch.mask.shape, generator=torch.Generator().manual_seed(0))
+    logprobs = batch.old_logprobs + 0.5
+    expected = balanced_clip(logprobs, batch.old_logprobs, batch.advantages, batch.mask, clip_high=0.28)
+    loss = BalancedPolicyLoss(clip_high=0.28)
+    progress = Progress(0, 1)
+    assert torch.equal(loss(batch, logprobs, batch.entropies, progress), expected)
+    assert float(loss.metrics(batch, logprobs, batch.entropies)["clip_fraction"]) > 0
+    aware = EntropyAwareAdvantage(0.5)(batch, batch.advantages)
+    assert torch.equal(aware, entropy_aware(batch.advantages, batch.entropies, batch.mask, weight=0.5))

@@ -1,23 +1,31 @@
 """ARPO: the released code's numbers and decisions, and what must always hold."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from helpers import golden
+from helpers import CountEnv, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wavering import Wavering, collected
 
-from agent_gym.errors import TrainingError
+from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.branching import branches, choose_parents
 from agent_gym.trainers import advantages, policy_loss
+from agent_gym.trainers.algorithm import IndependentRollouts
 from agent_gym.trainers.arpo import (
+    EntropyBranching,
+    SharedPrefixAttribution,
+    arpo,
     branch_probability,
     segment_entropy,
     shared_prefix_attribution,
     truncated_entropy,
 )
+from agent_gym.trainers.grpo import grpo
+from agent_gym.trajectory import Group
 
 RELEASED = golden("arpo_aepo_branching")
 DECISIONS = golden("arpo_aepo_decisions")["branch_table"]
@@ -182,3 +190,85 @@ def test_soft_and_hard_attribution_have_the_same_gradient_before_the_first_updat
         losses.sum().backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+# -- the method --------------------------------------------------------------------------------------------------------
+
+
+def test_the_method_changes_the_rollout_and_nothing_else() -> None:
+    base = grpo(group_size=6)
+    made = arpo(base, initial=2, width=3, base_probability=0.4, weight=0.3, timing="before", entropy_form="sum")
+    assert made.rollout == EntropyBranching(6, 2, 3, 0.4, 0.3, 20, "before", "sum")
+    assert replace(made, name=base.name, rollout=base.rollout) == base
+    assert arpo(base).rollout == EntropyBranching(group_size=6, initial=3)
+    assert arpo(grpo(group_size=1)).rollout.initial == 1  # type: ignore[attr-defined]
+    assert arpo(base, attribution="hard").advantages == (*base.advantages, SharedPrefixAttribution())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"initial": 9}, "initial must be in"),
+        ({"initial": 0}, "initial must be in"),
+        ({"width": 0}, "width"),
+        ({"tokens": 0}, "tokens"),
+        ({"timing": "never"}, "timing"),
+        ({"entropy_form": "max"}, "form"),
+        ({"max_depth": -1}, "max_depth"),
+        ({"attribution": "harsh"}, "attribution"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        arpo(grpo(group_size=4), **options)
+
+
+def test_a_base_that_branches_already_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rollouts of its own"):
+        arpo(arpo(grpo(group_size=4)))
+
+
+def timeless(groups: list[Group]) -> list[Group]:
+    """Return groups without what no two runs have alike: how long things took."""
+    for group in groups:
+        for trajectory in group.trajectories:
+            trajectory.turns = [replace(turn, engine_seconds=0.0, env_seconds=0.0) for turn in trajectory.turns]
+    return groups
+
+
+@pytest.mark.parametrize("values", [{"initial": 6}, {"initial": 2, "width": 1}, {"initial": 2, "max_depth": 0}])
+def test_where_nothing_can_branch_the_groups_are_those_of_independent_rollouts(values: dict[str, Any]) -> None:
+    strategy = EntropyBranching(group_size=6, **values)
+    assert timeless(collected(strategy)) == timeless(collected(IndependentRollouts(6)))
+    assert strategy.metrics() == {"branches": 0, "turns_shared": 0}
+    strategy.check(NeverForks())
+
+
+def test_branches_follow_from_entropy_and_save_turns() -> None:
+    strategy = EntropyBranching(group_size=8, initial=3)
+    groups = collected(strategy)
+    assert [len(group.trajectories) for group in groups] == [8, 8]
+    children = [each for group in groups for each in group.trajectories if each.parent_id]
+    assert strategy.metrics()["branches"] == len(children) / 2 > 0
+    assert 0 < strategy.metrics()["turns_shared"] < 1
+    for child in children:
+        now, first, given_ = (
+            float(child.metadata[name]) for name in ("branch_entropy", "initial_entropy", "branch_probability")
+        )
+        assert given_ == pytest.approx(branch_probability(now, first), abs=1e-5)
+        assert 0 <= now <= 4 / math.log(257)
+
+
+class NeverForks(CountEnv):
+    def _copy(self) -> Any:
+        raise NotImplementedError("no")
+
+
+def test_what_branches_checks_the_environment_and_the_engine_first() -> None:
+    with pytest.raises(ConfigError, match="NeverForks cannot be forked"):
+        EntropyBranching(group_size=4, initial=2).check(NeverForks())
+    EntropyBranching(group_size=4, initial=2).check(CountEnv())
+    mute = Wavering()
+    mute.vocabulary = 0
+    with pytest.raises(ConfigError, match="vocabulary"):
+        EntropyBranching().plan(mute)
