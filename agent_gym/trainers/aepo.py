@@ -30,6 +30,7 @@ from agent_gym.trainers.arpo import (
     group_size_of,
     require,
 )
+from agent_gym.trainers.bases import played_by
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.grpo import ClippedPolicyLoss
 
@@ -348,9 +349,8 @@ def aepo(
     )
     aware = (EntropyAwareAdvantage(advantage_weight),) if advantage_weight else ()
     return replace(
-        base,
+        played_by(base, rollout),
         name=f"{base.name}+aepo",
-        rollout=rollout,
         advantages=(*base.advantages, *attribution_stages(attribution), *aware),
         losses=_balanced(base) if clipping else base.losses,
     )

@@ -22,6 +22,7 @@ from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.branching import BranchPlan, Timing, branch_metrics, check_forks, grow_groups
 from agent_gym.rollout.collect import Collector, OnEpisode
 from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts
+from agent_gym.trainers.bases import played_by, player
 from agent_gym.trainers.batch import Batch
 from agent_gym.trajectory import Group
 
@@ -264,9 +265,8 @@ def arpo(
         max_depth=max_depth,
     )
     return replace(
-        base,
+        played_by(base, rollout),
         name=f"{base.name}+arpo",
-        rollout=rollout,
         advantages=(*base.advantages, *attribution_stages(attribution)),
     )
 
@@ -287,12 +287,13 @@ def group_size_of(base: Algorithm) -> int:
     Raises:
         ConfigError: Its rollouts are something else than independent already.
     """
-    if not isinstance(base.rollout, IndependentRollouts):
+    rollout = player(base)
+    if not isinstance(rollout, IndependentRollouts):
         raise ConfigError(
-            f"{base.name} has rollouts of its own ({type(base.rollout).__name__}), which cannot branch by another "
-            "rule: choose one of the two."
+            f"{base.name} has rollouts of its own ({type(rollout).__name__}), which cannot branch by another rule: "
+            "choose one of the two."
         )
-    return base.rollout.group_size
+    return rollout.group_size
 
 
 def require(holds: bool, sentence: str) -> None:

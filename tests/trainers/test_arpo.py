@@ -24,6 +24,7 @@ from agent_gym.trainers.arpo import (
     shared_prefix_attribution,
     truncated_entropy,
 )
+from agent_gym.trainers.dapo import DynamicSampling, dapo
 from agent_gym.trainers.grpo import grpo
 from agent_gym.trajectory import Group
 
@@ -221,6 +222,13 @@ def test_the_method_changes_the_rollout_and_nothing_else() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         arpo(grpo(group_size=4), **options)
+
+
+def test_what_a_base_does_around_its_rollouts_stays() -> None:
+    made = arpo(dapo(group_size=6), initial=2)
+    assert made.rollout == DynamicSampling(EntropyBranching(group_size=6, initial=2))
+    with pytest.raises(ConfigError, match="cannot be forked"):
+        made.rollout.check(NeverForks())
 
 
 def test_a_base_that_branches_already_is_refused() -> None:
