@@ -90,7 +90,7 @@ def tool_call_reward(calls: int, *, solved: bool = False, form: ToolForm = "call
     """Return what an episode's tool calls are worth, in [0, 1]: 0.1 each, at most 1.
 
     Args:
-        calls: Tool calls; the episode's turns in the form "turns".
+        calls: Turns that called a tool; all turns in the form "turns".
         solved: Whether the outcome is above 0; read by the form "qwen3" alone.
         form: "calls" (mathematics) and "turns" (agent environments, where each turn acts) pay for each; "qwen3" pays
             for each where the task was not solved, and 1 for any where it was.
@@ -157,14 +157,8 @@ class ToolReward:
         self._step = int(state["step"])
 
     def _worth(self, trajectory: Trajectory) -> float:
-        count = len(trajectory.turns) if self.form == "turns" else tool_calls(trajectory)
-        return tool_call_reward(count, solved=trajectory.reward > 0, form=self.form)
-
-
-def tool_calls(trajectory: Trajectory) -> int:
-    """Return how many turns called a tool: all but those that did nothing and the one that ended the episode."""
-    asking = trajectory.turns[:-1] if trajectory.terminated else trajectory.turns
-    return sum(not turn.invalid_action for turn in asking)
+        counted = (self.form == "turns" or turn.tool_calls > 0 for turn in trajectory.turns)
+        return tool_call_reward(sum(counted), solved=trajectory.reward > 0, form=self.form)
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,9 +169,12 @@ def test_rows_with_a_positive_advantage_are_kept_and_those_above_the_baseline_re
     assert draw.ages.tolist() == [1]
 
 
-def test_a_reward_equal_to_the_baseline_is_not_replayed_even_where_rounding_says_more() -> None:
-    buffer = ReplayBuffer()
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_reward_equal_to_the_baseline_or_above_it_by_rounding_alone_is_not_replayed(above: int) -> None:
     batch = rows([0.9] * 3, [1.0] * 3, size=3)
+    for _ in range(above):
+        batch.rewards[2] = torch.nextafter(batch.rewards[2], torch.tensor(1.0))
+    buffer = ReplayBuffer()
     buffer.add(batch, 0)
     assert len(buffer) == 3
     assert buffer.draw(1, generator=chance()) is None
@@ -283,6 +286,19 @@ def test_steps_that_store_nothing_age_the_rows_unless_age_is_from_the_newest(age
         buffer.add(rows([0.0] * 4), step)
     assert len(buffer) == left
     assert (buffer.draw(9, generator=chance()) is None) == (left == 0)
+
+
+@pytest.mark.parametrize("age_from", ["now", "newest"])
+def test_rows_of_just_the_greatest_age_are_still_replayed(age_from: Any) -> None:
+    buffer = ReplayBuffer(max_age=2, age_from=age_from)
+    for step in (0, 1, 2, 3):
+        if step == 2:
+            draw = buffer.draw(step, generator=chance())
+            assert draw is not None and draw.ages.tolist() == [2, 1]
+        buffer.add(rows([1.0, 0, 0, 0]), step)
+    ages = [4 - each["step"] for each in buffer.state_dict()["stored"]]
+    # Released code: the newest of the rows was that of step 2 when those of step 3 came in.
+    assert ages == ([3, 2, 1] if age_from == "now" else [4, 3, 2, 1])
 
 
 def test_stored_rows_hold_no_more_memory_than_their_own() -> None:

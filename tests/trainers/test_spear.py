@@ -116,14 +116,11 @@ def test_without_a_horizon_the_schedule_is_over_at_once_and_a_negative_one_is_re
 # -- the reward for tool calls -------------------------------------------------------------------------------------
 
 
-def played(calls: int, *, invalid: int = 0, answered: bool = True, reward: float = 0.0) -> Trajectory:
-    """Return a trajectory of so many calls, some of them malformed, and perhaps an answer that ends it."""
+def played(*calls: int, reward: float = 0.0) -> Trajectory:
+    """Return a trajectory whose turns made so many calls each."""
     made = trajectory(1, 1)
-    turn = made.turns[0]
-    made.turns = [replace(turn, reward=0.0, invalid_action=number < invalid) for number in range(calls)]
-    if answered:
-        made.turns.append(replace(turn, reward=reward))
-    made.terminated = answered
+    made.turns = [replace(made.turns[0], tool_calls=count, reward=0.0) for count in calls]
+    made.turns[-1].reward = reward
     return made
 
 
@@ -136,17 +133,18 @@ def paid(reward: ToolReward, *trajectories: Trajectory) -> list[float]:
     return [new[-1] - old[-1] for new, old in zip(after, before, strict=True)]
 
 
-def test_tool_calls_are_paid_for_once_each_at_the_last_turn() -> None:
+def test_turns_with_tool_calls_are_paid_for_once_each_with_the_last_turn() -> None:
     constant = ToolReward(schedule="constant", form="calls")
-    members = (played(3), played(3, invalid=2), played(3, answered=False), played(20), played(0))
-    assert paid(constant, *members) == pytest.approx([0.3, 0.1, 0.3, 1.0, 0.0])
-    assert paid(ToolReward(schedule="constant", form="turns"), *members) == pytest.approx([0.4, 0.4, 0.3, 1.0, 0.1])
-    assert paid(ToolReward(schedule="constant", coefficient=0.5), played(3)) == pytest.approx([0.2])
+    members = (played(1, 1, 1, 0), played(0, 3, 0), played(*[1] * 20), played(0))
+    assert paid(constant, *members) == pytest.approx([0.3, 0.1, 1.0, 0.0])
+    assert paid(ToolReward(schedule="constant", form="turns"), *members) == pytest.approx([0.4, 0.3, 1.0, 0.1])
+    assert paid(ToolReward(schedule="constant", coefficient=0.5), members[0]) == pytest.approx([0.2])
 
 
 def test_the_form_of_qwen3_pays_a_solved_task_for_any_call_alike() -> None:
     reward = ToolReward(schedule="constant", form="qwen3")
-    assert paid(reward, played(2, reward=1.0), played(0, reward=1.0), played(2)) == pytest.approx([1.0, 0.0, 0.2])
+    members = (played(1, 1, 0, reward=1.0), played(0, reward=1.0), played(1, 1, 0))
+    assert paid(reward, *members) == pytest.approx([1.0, 0.0, 0.2])
 
 
 def test_a_trajectory_without_turns_is_paid_nothing() -> None:
@@ -157,7 +155,7 @@ def test_the_weight_follows_the_steps_and_survives_a_resume() -> None:
     reward, weights = ToolReward(decay=4), []
     batch = make_batch([trajectory(1, 1)], [0.0], [0])
     for step in range(5):
-        before = paid(reward, played(9))[0]
+        before = paid(reward, played(*[1] * 10))[0]
         logged = reward.update(Progress(step, 5), batch, {})
         assert before == pytest.approx(logged["tool_reward_weight"])
         weights.append(before)
@@ -166,7 +164,7 @@ def test_the_weight_follows_the_steps_and_survives_a_resume() -> None:
     early.update(Progress(0, 5), batch, {})
     resumed = ToolReward(decay=4)
     resumed.load_state_dict(early.state_dict())
-    assert paid(resumed, played(9)) == pytest.approx([weights[1]])
+    assert paid(resumed, played(*[1] * 10)) == pytest.approx([weights[1]])
 
 
 # -- covariance clipping -------------------------------------------------------------------------------------------
