@@ -3,12 +3,14 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from small_envs import CountEnv
 
 from agent_gym.engines.base import Completion, Sampling
 from agent_gym.engines.scripted import END, ScriptedEngine
+from agent_gym.env import TextEnv
 from agent_gym.rollout.chat import ByteChat
 from agent_gym.rollout.collect import Collector
 from agent_gym.rollout.episode import EpisodeSettings
@@ -34,14 +36,21 @@ class Wavering(ScriptedEngine):
         return Completion(ids, [-rng.random() for _ in ids], entropies, "stop", self.version)
 
 
-def collected(strategy: Any, seed: int = 1) -> list[Group]:
+def collected(strategy: Any, env: type[TextEnv] = CountEnv, seed: int = 1) -> list[Group]:
     """Return two groups that a strategy has played."""
+    tasks = [task.id for task in env(max_turns=6).tasks("train")[:2]]
     engine, settings = Wavering(["up", "down"]), EpisodeSettings(Sampling(8))
-    collector = Collector(lambda: CountEnv(max_turns=6), engine, ByteChat(), settings)
+    collector = Collector(lambda: env(max_turns=6), engine, ByteChat(), settings)
     try:
-        groups: list[Group] = asyncio.run(
-            strategy.collect(collector, ["count 1", "count 2"], seed=seed, prefix="s/", on_episode=None)
-        )
+        groups: list[Group] = asyncio.run(strategy.collect(collector, tasks, seed=seed, prefix="s/", on_episode=None))
     finally:
         collector.close()
+    return groups
+
+
+def timeless(groups: list[Group]) -> list[Group]:
+    """Return groups without what no two runs have alike: how long things took."""
+    for group in groups:
+        for trajectory in group.trajectories:
+            trajectory.turns = [replace(turn, engine_seconds=0.0, env_seconds=0.0) for turn in trajectory.turns]
     return groups

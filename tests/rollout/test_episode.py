@@ -254,3 +254,35 @@ def test_a_fork_with_the_same_seed_repeats_its_parent(tokenizer: Any, model: Any
 
     parent, child = run(scene())
     assert child.token_ids == parent.token_ids
+
+
+@pytest.mark.parametrize("window", [None, 0, 2])
+def test_a_fork_of_what_is_proposed_and_not_applied_has_not_proposed_it(
+    tokenizer: Any, model: Any, window: int | None
+) -> None:
+    engine, chat = TransformersEngine(model.eval(), tokenizer), TemplateChat(tokenizer)
+    settings = EpisodeSettings(Sampling(6), window=window)
+
+    async def scene() -> tuple[Trajectory, Trajectory, Trajectory]:
+        parent = Episode(CountEnv(max_turns=5), engine, chat, settings, seed=3)
+        await parent.start()
+        await parent.take_turn()
+        assert await parent.propose()
+        proposed = parent.trajectory.turns[-1]
+        twin, other = await parent.fork(), parent.branch(parent.env.fork(), seed=8)
+        for child in (twin.trajectory, other.trajectory):
+            assert len(child.turns) == child.branch_turn == 1
+            assert len(child.token_ids) == child.branch_offset == proposed.start
+        await other.take_turn()
+        assert await parent.apply()
+        await other.take_turn()
+        return await parent.run(), await twin.run(), await other.run()
+
+    parent, twin, other = run(scene())
+    # What says the same again has read the same before; a cache that knew what was proposed would say something else.
+    assert twin.token_ids == parent.token_ids and twin.logprobs == pytest.approx(parent.logprobs, abs=1e-5)
+    assert [turn.observation for turn in twin.turns] == [turn.observation for turn in parent.turns]
+    start = parent.turns[1].start
+    assert other.token_ids[:start] == parent.token_ids[:start] and other.token_ids != parent.token_ids
+    assert (other.seed, len(other.turns)) == (8, 5) and not engine._sessions
+    assert [turn.context_start for turn in twin.turns] == [turn.context_start for turn in parent.turns]

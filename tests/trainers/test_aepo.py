@@ -10,7 +10,7 @@ from helpers import golden, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from wavering import collected
+from wavering import collected, timeless
 
 from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.branching import branches, choose_parents
@@ -27,7 +27,7 @@ from agent_gym.trainers.aepo import (
     rollout_budget,
 )
 from agent_gym.trainers.algorithm import Progress
-from agent_gym.trainers.arpo import SharedPrefixAttribution, segment_entropy
+from agent_gym.trainers.arpo import EntropyBranching, SharedPrefixAttribution, segment_entropy
 from agent_gym.trainers.arpo import branch_probability as arpo_probability
 from agent_gym.trainers.batch import make_batch
 from agent_gym.trainers.grpo import grpo
@@ -318,6 +318,13 @@ def test_a_base_without_a_clipped_loss_cannot_be_balanced() -> None:
         aepo(grpo(), penalty=-1)
     with pytest.raises(ConfigError, match="rule"):
         aepo(grpo(), rule="mine")  # type: ignore[arg-type]
+
+
+def test_without_budget_and_penalty_the_rollouts_are_arpos() -> None:
+    balanced = BalancedBranching(group_size=8, initial=3, dynamic_budget=False, penalty=0.0)
+    groups = timeless(collected(balanced))
+    assert groups == timeless(collected(EntropyBranching(group_size=8, initial=3)))
+    assert any(trajectory.parent_id for group in groups for trajectory in group.trajectories)
 
 
 @pytest.mark.parametrize("rule", ["paper", "repo"])

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CountEnv, golden
+from helpers import CountEnv, WordEnv, golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wavering import Wavering, collected
+from wavering import Wavering, collected, timeless
 
 from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.branching import branches, choose_parents
@@ -26,7 +26,6 @@ from agent_gym.trainers.arpo import (
 )
 from agent_gym.trainers.dapo import DynamicSampling, dapo
 from agent_gym.trainers.grpo import grpo
-from agent_gym.trajectory import Group
 
 RELEASED = golden("arpo_aepo_branching")
 DECISIONS = golden("arpo_aepo_decisions")["branch_table"]
@@ -236,20 +235,17 @@ def test_a_base_that_branches_already_is_refused() -> None:
         arpo(arpo(grpo(group_size=4)))
 
 
-def timeless(groups: list[Group]) -> list[Group]:
-    """Return groups without what no two runs have alike: how long things took."""
-    for group in groups:
-        for trajectory in group.trajectories:
-            trajectory.turns = [replace(turn, engine_seconds=0.0, env_seconds=0.0) for turn in trajectory.turns]
-    return groups
-
-
 @pytest.mark.parametrize("values", [{"initial": 6}, {"initial": 2, "width": 1}, {"initial": 2, "max_depth": 0}])
 def test_where_nothing_can_branch_the_groups_are_those_of_independent_rollouts(values: dict[str, Any]) -> None:
     strategy = EntropyBranching(group_size=6, **values)
     assert timeless(collected(strategy)) == timeless(collected(IndependentRollouts(6)))
     assert strategy.metrics() == {"branches": 0, "turns_shared": 0}
     strategy.check(NeverForks())
+
+
+def test_where_an_answer_is_a_single_turn_the_groups_are_those_of_independent_rollouts() -> None:
+    strategy = EntropyBranching(group_size=6, initial=2)
+    assert timeless(collected(strategy, WordEnv)) == timeless(collected(IndependentRollouts(6), WordEnv))
 
 
 def test_branches_follow_from_entropy_and_save_turns() -> None:
