@@ -147,6 +147,11 @@ class CriticSettings:
     learning_rate: float = 1e-5
     clip: float = 0.5
     """How far a value may move from what it was when the batch began before its loss is cut off."""
+    updates_per_step: int = 1
+    """Parts that a step's batch is cut into; one optimiser step each."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises to its full size."""
+    max_grad_norm: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

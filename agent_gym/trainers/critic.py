@@ -1,0 +1,159 @@
+"""The critic of actor-critic methods: a copy of the policy's backbone that expects a return at each token."""
+
+import copy
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from agent_gym.errors import TrainingError
+from agent_gym.trainers.algorithm import CriticSettings, Progress
+from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.update import by_length
+from agent_gym.trainers.value_loss import value_loss, value_metrics
+
+
+class ValueModel(nn.Module):
+    """A backbone with a linear head that is 0 at first: nothing is expected until something was learnt.
+
+    Args:
+        model: A causal model; its backbone is copied.
+
+    Raises:
+        TrainingError: The model does not tell its backbone from its output layer.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        if model.base_model is model:
+            raise TrainingError(
+                f"{type(model).__name__} has no backbone that a critic could copy: choose an algorithm without critic."
+            )
+        self.backbone = copy.deepcopy(model.base_model)
+        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return values (B, T): what is expected before each token on which the mask is 1; 0 elsewhere.
+
+        Args:
+            input_ids: (B, T), padded on the right.
+            mask: (B, T); the first column must be 0.
+        """
+        rows, columns = mask.nonzero(as_tuple=True)
+        hidden = self.backbone(input_ids=input_ids, use_cache=False).last_hidden_state[rows, columns - 1]
+        values: Tensor = self.head(hidden.to(self.head.weight.dtype)).squeeze(1)
+        return values.new_zeros(mask.shape).index_put((rows, columns), values)
+
+
+class Critic:
+    """Owns the value model and its optimiser.
+
+    Args:
+        model: The policy, before it is wrapped or trained; its backbone is copied.
+        settings: How the critic is trained.
+        accelerator: From accelerate; made for this process if not given.
+        micro_batch_tokens: Tokens, padding included, that go through the model at once.
+
+    Raises:
+        TrainingError: The policy has no backbone of its own.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: CriticSettings,
+        *,
+        accelerator: Accelerator | None = None,
+        micro_batch_tokens: int = 16384,
+    ) -> None:
+        self.settings = settings
+        self.accelerator = accelerator or Accelerator()
+        self.micro_batch_tokens = micro_batch_tokens
+        value_model = ValueModel(model)
+        optimizer = torch.optim.AdamW(value_model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+        self.model, self.optimizer = self.accelerator.prepare(value_model, optimizer)
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> Tensor:
+        """Return what is expected before each token that is trained on, (B, T) on the CPU; 0 elsewhere."""
+        self.model.eval()
+        result = torch.zeros_like(batch.mask)
+        for rows in by_length(batch.lengths, torch.arange(len(batch)), self.micro_batch_tokens):
+            part = batch.select(rows).to(self.accelerator.device)
+            result[rows, : part.mask.shape[1]] = self.model(part.input_ids, part.mask).cpu()
+        return result
+
+    def step(self, batch: Batch, progress: Progress, *, seed: int) -> dict[str, float]:
+        """Learn `batch.returns`, as many optimiser steps as the settings say.
+
+        Args:
+            batch: With `values` of before and `returns`.
+            progress: Where training stands.
+            seed: Of the order of rows.
+
+        Returns:
+            "value_loss", "value_error", "value_clip_fraction" and "critic_grad_norm", means over the steps, and
+            "value_explained": the share of the returns' variance that the values of before explained.
+
+        Raises:
+            TrainingError: A value, a return or a gradient is not finite; the weights are as they were before that.
+        """
+        warm = min((progress.step + 1) / max(self.settings.warmup_steps, 1), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * warm
+        metrics: dict[str, list[float]] = defaultdict(list)
+        order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))
+        for rows in order.tensor_split(self.settings.updates_per_step):
+            if batch.mask[rows].any():
+                for name, value in self._update(batch, rows).items():
+                    metrics[name].append(value)
+        means = {name: math.fsum(values) / len(values) for name, values in metrics.items()}
+        return means | {"value_explained": _explained(batch)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights and the optimiser's state."""
+        model = self.accelerator.unwrap_model(self.model)
+        return {"model": model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _update(self, batch: Batch, rows: Tensor) -> dict[str, float]:
+        """Make one optimiser step on the mean loss of the rows' tokens."""
+        device = self.accelerator.device
+        total = self.accelerator.reduce(batch.mask[rows].sum().to(device), "sum").clamp(min=1)
+        sums: dict[str, float] = defaultdict(float)
+        self.model.train()
+        self.optimizer.zero_grad()
+        for part_rows in by_length(batch.lengths, rows, self.micro_batch_tokens):
+            part = batch.select(part_rows).to(device)
+            values = self.model(part.input_ids, part.mask)
+            losses = value_loss(values, part.values, part.returns, part.mask, clip=self.settings.clip)
+            # DDP averages gradients over processes, while `total` counts the tokens of all of them.
+            self.accelerator.backward(losses.sum() / total * self.accelerator.num_processes)
+            share = float(part.mask.sum() / total)
+            sums["value_loss"] += float(losses.detach().sum() / total)
+            measured = value_metrics(values.detach(), part.values, part.returns, part.mask, clip=self.settings.clip)
+            for name, value in measured.items():
+                sums[name] += float(value) * share
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise TrainingError("The critic's gradient is not finite: lower its learning rate.")
+        self.optimizer.step()
+        return {**sums, "critic_grad_norm": float(norm)}
+
+
+def _explained(batch: Batch) -> float:
+    """Return 1 - variance(returns - values) / variance(returns); 0 where the returns are all equal."""
+    kept = batch.mask.bool()
+    returns, values = batch.returns[kept], batch.values[kept]
+    spread = returns.var(correction=0) if len(returns) else returns.sum()
+    return float(1 - (returns - values).var(correction=0) / spread) if spread > 0 else 0.0
