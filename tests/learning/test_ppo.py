@@ -1,0 +1,52 @@
+"""A model that begins at chance learns with a critic what to answer, and the critic learns what it will earn."""
+
+import itertools
+import statistics
+from typing import Any
+
+from helpers import WORDS, WordEnv, run, small_llama
+
+from agent_gym.engines.base import Sampling
+from agent_gym.engines.transformers import TransformersEngine
+from agent_gym.rollout.chat import TemplateChat
+from agent_gym.rollout.collect import Collector
+from agent_gym.rollout.episode import EpisodeSettings
+from agent_gym.trainers.algorithm import Progress
+from agent_gym.trainers.learner import Learner
+from agent_gym.trainers.ppo import ppo
+from agent_gym.trainers.update import UpdateSettings
+from agent_gym.trainers.warmstart import CloneSettings, clone
+from agent_gym.trajectory import Trajectory
+
+STEPS = 24
+
+
+def any_word(chat: TemplateChat) -> list[Trajectory]:
+    """Return demonstrations of answering with some word, right or wrong alike."""
+    made = []
+    for shown, said in itertools.product(WORDS, WORDS):
+        trajectory = Trajectory(shown)
+        trajectory.append_context(chat.begin(f"say {shown}"))
+        answer = chat.answer(said)
+        trajectory.append_action(answer, [0.0] * len(answer), [0.0] * len(answer))
+        made.append(trajectory)
+    return made
+
+
+def test_ppo_learns_the_identity_from_chance(tokenizer: Any) -> None:
+    chat, model = TemplateChat(tokenizer), small_llama(len(tokenizer))
+    clone(model, any_word(chat), CloneSettings(epochs=100, batch_size=16, learning_rate=1e-2, warmup_steps=5), seed=0)
+    engine = TransformersEngine(model, tokenizer)
+    collector = Collector(WordEnv, engine, chat, EpisodeSettings(Sampling(max_tokens=6)), concurrency=64)
+    algorithm = ppo(group_size=1, critic_learning_rate=3e-3)
+    learner = Learner(model, algorithm, UpdateSettings(learning_rate=2e-3, updates_per_step=2))
+    rewards, explained = [], []
+    for step in range(STEPS):
+        tasks = [*WORDS] * 16
+        groups = run(algorithm.rollout.collect(collector, tasks, seed=step, prefix="", on_episode=None))
+        rewards.append(statistics.fmean(member.reward for group in groups for member in group.valid))
+        explained.append(learner.learn(groups, Progress(step, STEPS))["value_explained"])
+        run(engine.sync())
+    assert statistics.fmean(rewards[:2]) < 0.4
+    assert statistics.fmean(rewards[-5:]) > 0.9
+    assert max(explained) > 0.1
