@@ -4,6 +4,7 @@ Every field carries its sentence directly below it. A key that does not exist is
 does, so that no option is ever silently without effect.
 """
 
+import copy
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -223,7 +224,7 @@ def load(
     Raises:
         ConfigError: The file cannot be read, or see `build`.
     """
-    values = _merged(base or {}, read_yaml(path) if path else {})
+    values = _merged(copy.deepcopy(base or {}), read_yaml(path) if path else {})
     for key, value in overrides.items():
         _set(values, key.split("."), value)
     return build(cls, values)

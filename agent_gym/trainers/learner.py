@@ -14,6 +14,7 @@ from agent_gym.errors import TrainingError
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.critic import Critic
 from agent_gym.trainers.reference import Reference
 from agent_gym.trainers.update import Updater, UpdateSettings
 from agent_gym.trajectory import Group
@@ -53,8 +54,6 @@ class Learner:
             )
         self.critic = None
         if algorithm.critic is not None:
-            from agent_gym.trainers.critic import Critic
-
             # It copies the model as it is, so it comes before the model is wrapped.
             self.critic = Critic(
                 model, algorithm.critic, accelerator=accelerator, micro_batch_tokens=settings.micro_batch_tokens
