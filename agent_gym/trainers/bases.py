@@ -1,6 +1,7 @@
 """What the bases have in common: each is GRPO with some of its parts changed, and takes GRPO's other options, too."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
@@ -11,10 +12,10 @@ Base = TypeVar("Base", bound=Callable[..., Algorithm])
 
 
 def extends(other: Callable[..., Algorithm], *, without: Sequence[str] = ()) -> Callable[[Base], Base]:
-    """Decorate a base that hands its other keyword arguments on to another one, so that its signature names them.
+    """Decorate a base that hands its `**options` on to another one: signature and docstring then name them, too.
 
     Args:
-        other: The base that `**options` go to.
+        other: The base that they go to.
         without: Options of `other` that are not for choice here.
     """
 
@@ -24,9 +25,17 @@ def extends(other: Callable[..., Algorithm], *, without: Sequence[str] = ()) -> 
         hidden = {*own.parameters, *without}
         passed = [each for each in inspect.signature(other).parameters.values() if each.name not in hidden]
         base.__signature__ = own.replace(parameters=[*named, *passed])  # type: ignore[attr-defined]
+        base.__doc__ = _with_entries(base, other, {each.name for each in passed})
         return base
 
     return name_options
+
+
+def _with_entries(base: Callable[..., Algorithm], other: Callable[..., Algorithm], names: set[str]) -> str:
+    """Return a base's docstring with what another one's says of some arguments in the place of `**options`."""
+    entries = re.finditer(r"^ {4}(\w+): .*(?:\n {8}.*)*", inspect.getdoc(other) or "", re.MULTILINE)
+    told = "\n".join(entry[0] for entry in entries if entry[1] in names)
+    return re.sub(r"^ {4}\*\*options: .*(?:\n {8}.*)*", lambda _: told, inspect.getdoc(base) or "", flags=re.MULTILINE)
 
 
 @runtime_checkable

@@ -53,7 +53,7 @@ def ppo(
     critic_warmup_steps: int = 0,
     **options: Any,
 ) -> Algorithm:
-    """The base.
+    """The base. Nothing is compared within a group, whose size is only how often a task is played.
 
     Args:
         gamma: Discount a generated token, from 0 to 1.
@@ -63,7 +63,7 @@ def ppo(
         value_clip: How far a value may move within a step before its error counts as if it had not.
         critic_updates_per_step: Optimiser steps of the critic, each on an equal share of the rows.
         critic_warmup_steps: Steps in which the critic's learning rate rises to its full size.
-        **options: Those of `grpo`; `group_size` is only how often a task is played, for nothing is compared.
+        **options: Those of `grpo`.
     """
     critic = CriticSettings(
         learning_rate=critic_learning_rate,

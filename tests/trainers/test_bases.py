@@ -1,9 +1,36 @@
-"""What goes on around the rollouts of a base stays when a method brings rollouts of its own."""
+"""Bases name the options that they hand on; what goes on around their rollouts stays under other ones."""
 
-from agent_gym.trainers.algorithm import IndependentRollouts
+import inspect
+from collections.abc import Callable
+
+import pytest
+
+from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts
 from agent_gym.trainers.bases import played_by, player
 from agent_gym.trainers.dapo import DynamicSampling, dapo
+from agent_gym.trainers.dr_grpo import dr_grpo
 from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.ppo import ppo
+from agent_gym.trainers.rloo import rloo
+
+
+def test_bases_name_the_options_that_they_hand_on() -> None:
+    names = list(inspect.signature(ppo).parameters)
+    assert names[:2] == ["gamma", "lam"] and {"group_size", "clip_high", "kl_coefficient"} <= set(names)
+    assert "normalize_std" not in names and "options" not in names
+    assert inspect.signature(dr_grpo).parameters["loss_scale"].default == 1024.0
+    assert rloo(group_size=3).rollout == grpo(group_size=3).rollout
+    assert rloo(clip_high=0.3).losses == grpo(clip_high=0.3).losses
+    with pytest.raises(TypeError, match="group_sizes"):
+        rloo(group_sizes=3)
+
+
+@pytest.mark.parametrize("base", [dapo, dr_grpo, ppo, rloo])
+def test_every_option_of_a_base_is_explained_once(base: Callable[..., Algorithm]) -> None:
+    text = inspect.getdoc(base) or ""
+    for name in inspect.signature(base).parameters:
+        assert text.count(f"\n    {name}: ") == 1
+    assert "**options" not in text
 
 
 def test_dynamic_sampling_stays_around_another_strategy() -> None:

@@ -1,5 +1,7 @@
 """PPO as an algorithm: estimates over whole trajectories, a critic that learns along, and what it is without one."""
 
+import copy
+
 import pytest
 import torch
 from base_rows import START, by_turn, filled, groups, learner, same, trained
@@ -79,3 +81,14 @@ def test_groups_are_not_compared() -> None:
     batch = filled(ppo(), made[:1])
     shorter, longer = batch.advantages[3][batch.mask[3] == 1], batch.advantages[2][batch.mask[2] == 1]
     assert float(longer[0]) > float(shorter[0])
+
+
+def test_a_resumed_run_goes_on_with_policy_critic_and_optimisers_as_they_were() -> None:
+    algorithm = ppo(critic_learning_rate=1e-2, kl_coefficient=0.1)
+    straight, resumed = learner(algorithm), learner(algorithm)
+    for _ in range(2):
+        straight.learn(groups(), START)
+    resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
+    resumed.updater.scorer.load_state_dict(straight.updater.scorer.state_dict())
+    assert straight.learn(groups(), START) == resumed.learn(groups(), START)
+    assert same(straight.updater.scorer.state_dict(), resumed.updater.scorer.state_dict())

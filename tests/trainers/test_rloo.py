@@ -1,8 +1,5 @@
 """RLOO and Dr. GRPO as algorithms."""
 
-import inspect
-
-import pytest
 import torch
 from base_rows import by_turn, filled, groups, same, trained
 
@@ -29,15 +26,3 @@ def test_dr_grpo_is_grpo_with_three_options() -> None:
     options = {"normalize_std": False, "aggregation": "seq-mean-token-sum-norm", "loss_scale": 64.0}
     assert same(trained(dr_grpo(loss_scale=64.0), groups()), trained(grpo(**options), groups()))  # type: ignore[arg-type]
     assert dr_grpo().loss_scale == 1024.0 and dr_grpo().name == "dr-grpo"
-
-
-def test_bases_name_the_options_that_they_hand_on() -> None:
-    names = inspect.signature(rloo).parameters.keys()
-    assert {"group_size", "clip_high", "kl_coefficient"} <= names and "normalize_std" not in names
-    assert "options" not in names and "loss_scale" in inspect.signature(dr_grpo).parameters
-    assert (
-        rloo(group_size=3).rollout == grpo(group_size=3).rollout
-        and rloo(clip_high=0.3).losses == grpo(clip_high=0.3).losses
-    )
-    with pytest.raises(TypeError, match="group_sizes"):
-        rloo(group_sizes=3)
