@@ -14,7 +14,7 @@ from agent_gym.envs.code.tasks import LENGTHS, CodeTask, generate
 from agent_gym.envs.code.verdict import Judge, Verdict
 from agent_gym.envs.questions import Generated, Loaded, Source
 from agent_gym.envs.questions.env import QuestionEnv
-from agent_gym.envs.questions.sources import Data
+from agent_gym.envs.questions.sources import Data, draw_for_split
 from agent_gym.envs.tool_env import AnyTool, Grade
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.sandbox.base import Sandbox
@@ -143,4 +143,10 @@ def _generated(lengths: int | Sequence[int]) -> Generated[CodeTask]:
     wanted = (lengths,) if isinstance(lengths, int) else tuple(lengths)
     if not wanted or not set(wanted) <= set(LENGTHS):
         raise ConfigError(f"lengths must be some of 1, 2 and 3, not {lengths}.")
-    return Generated(lambda split, index: generate(f"{split}/{index}", wanted), lambda split: SEEDS_A_SPLIT)
+
+    def make(split: str, index: int) -> CodeTask:
+        return draw_for_split(
+            split, lambda attempt: generate(f"{split}/{index}/{attempt}", wanted), lambda made: made.solution
+        )
+
+    return Generated(make, lambda split: SEEDS_A_SPLIT)

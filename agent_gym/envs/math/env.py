@@ -12,7 +12,7 @@ from agent_gym.envs.math.loading import KNOWN, read_problem
 from agent_gym.envs.math.problems import FAMILIES, LEVELS, Problem, make_problem
 from agent_gym.envs.questions import Generated, Loaded, Source
 from agent_gym.envs.questions.env import QuestionEnv
-from agent_gym.envs.questions.sources import Data
+from agent_gym.envs.questions.sources import Data, draw_for_split
 from agent_gym.envs.tool_env import AnyTool, Grade
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.sandbox.base import Sandbox
@@ -119,6 +119,11 @@ def _generated(families: Sequence[str] | None, levels: int | Sequence[int]) -> G
     def make(split: str, index: int) -> Problem:
         # Every family and level in turn: any stretch of tasks is a mixture.
         turn, family = divmod(index, len(names))
-        return make_problem(names[family], wanted[turn % len(wanted)], f"{split}/{index}")
+        level = wanted[turn % len(wanted)]
+        return draw_for_split(
+            split,
+            lambda attempt: make_problem(names[family], level, f"{split}/{index}/{attempt}"),
+            lambda made: made.text,
+        )
 
     return Generated(make, lambda split: SEEDS_A_SPLIT)

@@ -1,5 +1,6 @@
 """Where the questions of an environment come from: a generator, files, or the hub; all look the same to it."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from agent_gym.errors import ConfigError, DataError, UnknownIdError
 from agent_gym.task_ids import number_in
 
 SPLITS: Final = ("train", "valid", "test")
+_ATTEMPTS: Final = 1000
 
 T = TypeVar("T")
 Data = str | Path | Mapping[str, str | Path]
@@ -43,6 +45,29 @@ class Source(ABC, Generic[T]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Source[T]":
         return self
+
+
+def split_of(text: str) -> str:
+    """Return the split that a generated question belongs to, whatever it was drawn for: 8 in 10 are for training."""
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+    return "train" if (place := int.from_bytes(digest, "little") % 10) < 8 else SPLITS[place - 7]
+
+
+def draw_for_split(split: str, make: Callable[[int], T], text: Callable[[T], str]) -> T:
+    """Make questions until one belongs to the split, so that no other split has it.
+
+    Args:
+        split: One of `SPLITS`.
+        make: Makes the question of an attempt, counted from 0; the same one every time.
+        text: What two questions have in common that are the same.
+
+    Raises:
+        ConfigError: None of many does: there are too few different ones.
+    """
+    for attempt in range(_ATTEMPTS):
+        if split_of(text(question := make(attempt))) == split:
+            return question
+    raise ConfigError(f"So few different questions can be generated that none is left for {split!r}: allow more kinds.")
 
 
 class Generated(Source[T]):

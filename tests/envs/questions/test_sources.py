@@ -9,6 +9,7 @@ import pytest
 
 from agent_gym.env import Task
 from agent_gym.envs.questions import Generated, HubData, Loaded
+from agent_gym.envs.questions.sources import SPLITS, draw_for_split, split_of
 from agent_gym.errors import ConfigError, DataError, UnknownIdError
 
 KNOWN = {"capitals": HubData("someone/capitals", {"train": "train", "test": "eval"})}
@@ -116,3 +117,20 @@ def test_an_unknown_task_is_told_with_the_nearest(tmp_path: Path) -> None:
 def test_copies_of_an_environment_share_the_source() -> None:
     source = Generated(lambda split, index: index, lambda split: 2)
     assert copy.deepcopy([source])[0] is source
+
+
+def test_a_generated_question_belongs_to_one_split_whatever_it_was_drawn_for() -> None:
+    drawn = {
+        split: {draw_for_split(split, lambda attempt, n=n: f"{n * 7 + attempt}", str) for n in range(300)}
+        for split in SPLITS
+    }
+    assert all(split_of(text) == split for split, texts in drawn.items() for text in texts)
+    assert not drawn["train"] & drawn["test"] and not drawn["train"] & drawn["valid"]
+    shares = [sum(split_of(str(number)) == split for number in range(2000)) / 2000 for split in SPLITS]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
+
+
+def test_too_few_different_questions_for_a_split_are_an_error() -> None:
+    outside = next(split for split in SPLITS if split != split_of("the only one"))
+    with pytest.raises(ConfigError, match=f"none is left for '{outside}'"):
+        draw_for_split(outside, lambda attempt: "the only one", str)
