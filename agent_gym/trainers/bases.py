@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
 
+from agent_gym.errors import ConfigError
 from agent_gym.trainers.algorithm import Algorithm, RolloutStrategy
 
 Base = TypeVar("Base", bound=Callable[..., Algorithm])
@@ -36,6 +37,17 @@ def _with_entries(base: Callable[..., Algorithm], other: Callable[..., Algorithm
     entries = re.finditer(r"^ {4}(\w+): .*(?:\n {8}.*)*", inspect.getdoc(other) or "", re.MULTILINE)
     told = "\n".join(entry[0] for entry in entries if entry[1] in names)
     return re.sub(r"^ {4}\*\*options: .*(?:\n {8}.*)*", lambda _: told, inspect.getdoc(base) or "", flags=re.MULTILINE)
+
+
+def require_shares(**options: float) -> None:
+    """Refuse options that are not from 0 to 1.
+
+    Raises:
+        ConfigError: One of them is not.
+    """
+    for name, value in options.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"The option {name!r} is a number from 0 to 1, not {value}.")
 
 
 @runtime_checkable

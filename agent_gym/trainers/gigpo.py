@@ -17,7 +17,7 @@ from torch import Tensor
 from agent_gym.errors import ConfigError
 from agent_gym.trainers import advantages
 from agent_gym.trainers.algorithm import Algorithm
-from agent_gym.trainers.bases import extends
+from agent_gym.trainers.bases import extends, require_shares
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.grpo import grpo
 
@@ -109,8 +109,9 @@ def gigpo(
         **options: Those of `grpo`.
 
     Raises:
-        ConfigError: No such `normalization` or `over`.
+        ConfigError: No such `normalization` or `over`, or a discount out of range.
     """
+    require_shares(gamma=gamma)
     for name, value, known in (
         ("normalization", normalization, get_args(advantages.Normalization)),
         ("over", over, ("trajectories", "turns")),

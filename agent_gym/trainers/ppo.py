@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from agent_gym.errors import ConfigError
 from agent_gym.trainers import advantages
 from agent_gym.trainers.algorithm import Algorithm, CriticSettings
-from agent_gym.trainers.bases import extends
+from agent_gym.trainers.bases import extends, require_shares
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.grpo import grpo
 from agent_gym.trainers.sequences import Sequences
@@ -64,7 +65,16 @@ def ppo(
         critic_updates_per_step: Optimiser steps of the critic, each on an equal share of the rows.
         critic_warmup_steps: Steps in which the critic's learning rate rises to its full size.
         **options: Those of `grpo`.
+
+    Raises:
+        ConfigError: A discount out of range, or a critic that is not trained.
     """
+    require_shares(gamma=gamma, lam=lam)
+    if critic_updates_per_step < 1 or critic_learning_rate <= 0:
+        raise ConfigError(
+            "PPO's critic has to be trained: set critic_learning_rate above 0 and critic_updates_per_step to at least "
+            "1."
+        )
     critic = CriticSettings(
         learning_rate=critic_learning_rate,
         clip=value_clip,

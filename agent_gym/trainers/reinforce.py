@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agent_gym.trainers import advantages
 from agent_gym.trainers.algorithm import Algorithm
-from agent_gym.trainers.bases import extends
+from agent_gym.trainers.bases import extends, require_shares
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.grpo import grpo
 from agent_gym.trainers.sequences import Sequences
@@ -60,6 +60,10 @@ def reinforce_plus_plus(
         gamma: Discount a generated token, from 0 to 1; without `baseline`.
         reset_at_holes: See `advantages.discounted_returns`; without `baseline`.
         **options: Those of `grpo`.
+
+    Raises:
+        ConfigError: A discount out of range.
     """
+    require_shares(gamma=gamma)
     stage = WhitenedDifferences() if baseline else WhitenedReturns(gamma, reset_at_holes)
     return replace(grpo(**options), name="reinforce++", advantages=(stage,))

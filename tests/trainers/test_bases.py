@@ -5,12 +5,15 @@ from collections.abc import Callable
 
 import pytest
 
+from agent_gym.errors import ConfigError
 from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts
 from agent_gym.trainers.bases import played_by, player
 from agent_gym.trainers.dapo import DynamicSampling, dapo
 from agent_gym.trainers.dr_grpo import dr_grpo
+from agent_gym.trainers.gigpo import gigpo
 from agent_gym.trainers.grpo import grpo
 from agent_gym.trainers.ppo import ppo
+from agent_gym.trainers.reinforce import reinforce_plus_plus
 from agent_gym.trainers.rloo import rloo
 
 
@@ -38,3 +41,18 @@ def test_dynamic_sampling_stays_around_another_strategy() -> None:
     assert player(dapo(group_size=5)) == IndependentRollouts(5) == player(grpo(group_size=5))
     assert played_by(dapo(max_rounds=4), other).rollout == DynamicSampling(other, 4)
     assert played_by(grpo(), other).rollout is other
+
+
+@pytest.mark.parametrize("base", [gigpo, ppo, reinforce_plus_plus])
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan")])
+def test_a_discount_out_of_range_is_refused(base: Callable[..., Algorithm], gamma: float) -> None:
+    with pytest.raises(ConfigError, match="'gamma' is a number from 0 to 1, not"):
+        base(gamma=gamma)
+
+
+def test_a_critic_that_is_not_trained_is_refused() -> None:
+    for options in ({"critic_updates_per_step": 0}, {"critic_learning_rate": 0.0}):
+        with pytest.raises(ConfigError, match="critic has to be trained"):
+            ppo(**options)
+    with pytest.raises(ConfigError, match="'lam' is a number"):
+        ppo(lam=2.0)
