@@ -1,6 +1,7 @@
 """The system calls that untrusted code may make: an allow-list, for bubblewrap and Docker alike.
 
-What is not named answers "not implemented" (ENOSYS), at which libraries turn to an older way.
+What is not named answers "not implemented" (ENOSYS), at which libraries turn to an older way; under Docker before 23,
+whose profiles cannot say so, "not permitted" (EPERM).
 """
 
 from functools import cache
