@@ -1,16 +1,20 @@
 """Prefix trees of rows, and attention along them: against the plainest way to say what they are."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from helpers import small_llama
+from helpers import small_llama, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from agent_gym.trainers import shared_prefix
+from agent_gym.trainers.algorithm import Progress
+from agent_gym.trainers.batch import make_batch
+from agent_gym.trainers.grpo import grpo
 from agent_gym.trainers.shared_prefix import (
     Branch,
     PrefixTree,
@@ -19,6 +23,7 @@ from agent_gym.trainers.shared_prefix import (
     tree_attention_enabled,
     unique_tokens,
 )
+from agent_gym.trainers.update import Updater, UpdateSettings
 
 rows_of_few_tokens = st.lists(st.lists(st.integers(0, 2), max_size=7), min_size=1, max_size=7)
 
@@ -127,3 +132,25 @@ def test_the_model_attends_as_before_after_the_block_whatever_happens_in_it() ->
         assert model.config._attn_implementation == shared_prefix.NAME
         raise ZeroDivisionError
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("tokens", [100, 100_000])
+def test_an_optimiser_step_has_the_same_gradient(tokens: int) -> None:
+    model, members = small_llama(), []
+    for seed in range(6):
+        root = trajectory(8, 5, seed=seed // 3)
+        root.token_ids[13 + 4 * (seed % 3) :] = trajectory(8, 5, seed=seed).token_ids[13 + 4 * (seed % 3) :]
+        members.append(root)
+    rows = make_batch(members, [1.0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1])
+    algorithm = grpo(entropy_coefficient=0.01)
+    algorithm.fill(rows)
+    grads = []
+    for share in (False, True):
+        trained = copy.deepcopy(model)
+        given = UpdateSettings(share_prefixes=share, micro_batch_tokens=tokens, max_grad_norm=1e9)
+        Updater(trained, given).step(copy.deepcopy(rows), algorithm, Progress(0, 2), seed=0)
+        grads.append([parameter.grad for parameter in trained.parameters()])
+    assert unique_tokens(rows.input_ids, rows.lengths, rows.groups) < int(rows.lengths.sum())
+    for one, other in zip(*grads, strict=True):
+        assert one is not None and other is not None
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
