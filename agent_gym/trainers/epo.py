@@ -3,7 +3,7 @@
 Multi-turn training with a sparse reward first lets entropy run away in the early turns and then locks what came of it
 in. EPO keeps the bonus and takes it back on tokens whose entropy leaves the corridor, the more so in the early steps.
 
-Source: Xu et al., "EPO: Entropy-Regularized Policy Optimization for LLM Agents Reinforcement Learning", 2025
+Source: Xu et al., "EPO: Entropy-regularized Policy Optimization for LLM Agents Reinforcement Learning", 2025
 (arXiv 2509.22576), version 2; repository WujiangXu/EPO. Where the two differ, both are here under names of their own.
 """
 
@@ -332,7 +332,7 @@ def epo(
     missing: Missing = "nan",
     max_turns: int | None = None,
     count_current: bool = False,
-    aggregation: Aggregation | None = "turn-mean",
+    bonus_aggregation: Aggregation | None = "turn-mean",
 ) -> Algorithm:
     """Add EPO's entropy bonus to an algorithm. The defaults are the paper's; the released code's are named.
 
@@ -350,8 +350,8 @@ def epo(
         missing: "nan", or "left_zeros" as in the released code; likewise.
         max_turns: Turns that "left_zeros" pads to; likewise.
         count_current: Let a step count in its own reference, as in the released code.
-        aggregation: The mean over tokens, turns and trajectories ("turn-mean"); the released code takes "token-mean".
-            None for that of the base.
+        bonus_aggregation: The mean over tokens, turns and trajectories ("turn-mean"); the released code takes
+            "token-mean". None for that of the base.
 
     Raises:
         ConfigError: A number is out of range, or the base has an entropy bonus.
@@ -370,7 +370,7 @@ def epo(
         gamma=gamma,
         count_current=count_current,
     )
-    bonus = (SmoothedEntropyBonus(corridor, coefficient, smoothing, aggregation),) if coefficient else ()
+    bonus = (SmoothedEntropyBonus(corridor, coefficient, smoothing, bonus_aggregation),) if coefficient else ()
     return replace(
         base,
         name=f"{base.name}+epo",

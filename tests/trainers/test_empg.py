@@ -1,6 +1,8 @@
 """EMPG: the numbers of the project page, and what must hold for any entropies."""
 
+import inspect
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,3 +311,19 @@ def test_negative_numbers_are_named(name: str) -> None:
     for value in (-1.0, math.nan):
         with pytest.raises(ConfigError, match=f"EMPG's {name} is"):
             empg(grpo(), **{name: value})
+
+
+PAGE_OF_THE_PAPER = (Path(__file__).parents[2] / "docs" / "methods" / "empg.md").read_text()
+
+
+def test_the_table_of_options_in_the_document_is_that_of_the_code() -> None:
+    table = PAGE_OF_THE_PAPER.partition("| option | default |")[2].partition("\n\n")[0].splitlines()[2:]
+    told = {}
+    for row in table:
+        names, defaults, _ = (cell.strip().replace("`", "") for cell in row.strip("|").split("|", 2))
+        told |= dict(zip(names.split(", "), defaults.split(", "), strict=True))
+    parameters = inspect.signature(empg).parameters.values()
+    real = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert told == {
+        name: value if isinstance(value, str) else str(value).lower().removesuffix(".0") for name, value in real.items()
+    }

@@ -1,8 +1,10 @@
 """EPO in training: what its gradient does, what it equals at its identities, and that it survives a restart."""
 
 import copy
+import inspect
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,8 +69,8 @@ def test_a_coefficient_of_0_trains_like_the_base_bit_for_bit_and_logs_the_corrid
 def test_without_smoothing_or_before_the_first_step_it_is_a_plain_bonus_bit_for_bit() -> None:
     plain = after(grpo(entropy_coefficient=0.01))
     for algorithm, seen in (
-        (epo(grpo(), coefficient=0.01, smoothing=0.0, aggregation=None), LOW),
-        (epo(grpo(), coefficient=0.01, smoothing=0.5, aggregation=None), None),
+        (epo(grpo(), coefficient=0.01, smoothing=0.0, bonus_aggregation=None), LOW),
+        (epo(grpo(), coefficient=0.01, smoothing=0.5, bonus_aggregation=None), None),
     ):
         ours = after(algorithm, seen=seen)
         assert_same(plain[0], ours[0])
@@ -94,7 +96,7 @@ def test_the_released_codes_form_trains_like_a_plain_bonus_and_only_its_loss_is_
         missing="left_zeros",
         max_turns=4,
         count_current=True,
-        aggregation="token-mean",
+        bonus_aggregation="token-mean",
     )
     plain, ours = after(grpo(entropy_coefficient=0.01)), after(released, seen=[0.1, 0.1, 0.1, 0.1])
     assert_same(plain[0], ours[0])
@@ -262,3 +264,19 @@ def test_what_stands_where_nothing_was_generated_never_matters(form: Any) -> Non
         assert not gradient[~kept].any()
         results.append((loss.detach(), gradient))
     assert all(torch.equal(one, two) for other in results[1:] for one, two in zip(other, results[0], strict=True))
+
+
+PAGE_OF_THE_PAPER = (Path(__file__).parents[2] / "docs" / "methods" / "epo.md").read_text()
+
+
+def test_the_table_of_options_in_the_document_is_that_of_the_code() -> None:
+    table = PAGE_OF_THE_PAPER.partition("| option | default |")[2].partition("\n\n")[0].splitlines()[2:]
+    told = {}
+    for row in table:
+        names, defaults, _ = (cell.strip().replace("`", "") for cell in row.strip("|").split("|", 2))
+        told |= dict(zip(names.split(", "), defaults.split(", "), strict=True))
+    parameters = inspect.signature(epo).parameters.values()
+    real = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+    assert told == {
+        name: value if isinstance(value, str) else str(value).lower().removesuffix(".0") for name, value in real.items()
+    }
