@@ -47,6 +47,8 @@ def test_of_equal_groups_the_first_are_kept_and_one_at_least() -> None:
     assert most_varied(rewards, groups, share=0.75).tolist() == [True] * 4 + [False] * 2
     assert most_varied(rewards, groups, share=1.0).all()
     assert most_varied(rewards[:2], groups[:2]).all()
+    many = most_varied(torch.tensor([1.0, 0] * 500), torch.arange(500).repeat_interleave(2), share=0.5)
+    assert many[:500].all() and not many[500:].any()
 
 
 def test_varied_groups_are_chosen_by_shaped_rewards_and_failed_members_have_no_say() -> None:
