@@ -9,7 +9,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 from agent_gym.env import TextEnv
 from agent_gym.errors import ConfigError, WorkerError
@@ -21,6 +22,7 @@ from agent_gym.trajectory import Group, Trajectory
 logger = logging.getLogger(__name__)
 
 Timing = Literal["after", "before"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ async def grow_groups(
 ) -> list[Group]:
     """Grow a group for each task.
 
-    As many groups grow at once as have room among the collector's episodes in flight; one always has.
+    As many groups grow at once as have room among the collector's episodes in flight; one always has. First looks, see
+    `BranchPlan.budget`, come before that, those of all groups together.
 
     Args:
         collector: Plays the episodes.
@@ -92,15 +95,25 @@ async def grow_groups(
         prefix: Begins the ids of groups and episodes.
         on_episode: Called as each episode ends.
     """
-    room = asyncio.Semaphore(max(1, collector.concurrency // plan.group_size))
+    trees = [
+        _Tree(collector, plan, number, task_id, seed, prefix, on_episode) for number, task_id in enumerate(task_ids)
+    ]
+    if plan.budget is not None:
+        await _all([partial(tree.explore, plan.budget) for tree in trees], at_once=collector.concurrency)
+    return await _all([tree.grow for tree in trees], at_once=max(1, collector.concurrency // plan.group_size))
 
-    async def grow(number: int, task_id: str | None) -> Group:
+
+async def _all(parts: Sequence[Callable[[], Awaitable[Result]]], *, at_once: int) -> list[Result]:
+    """Run coroutines, so many at once; return their results in their order."""
+    room = asyncio.Semaphore(at_once)
+
+    async def run(part: Callable[[], Awaitable[Result]]) -> Result:
         async with room:
-            return await _Tree(collector, plan, number, task_id, seed, prefix, on_episode).grow()
+            return await part()
 
     try:
-        async with asyncio.TaskGroup() as growing:
-            tasks = [growing.create_task(grow(number, task_id)) for number, task_id in enumerate(task_ids)]
+        async with asyncio.TaskGroup() as running:
+            tasks = [running.create_task(run(part)) for part in parts]
     except ExceptionGroup as failures:
         # One sentence says more than the traces of all groups that were growing.
         raise failures.exceptions[0] from failures
@@ -131,12 +144,12 @@ class _Tree:
         self._retried: dict[int, str] = {}
         """Why a place was given to a second episode."""
         self._in_a_row = 0
+        self._initial = plan.initial
 
     async def grow(self) -> Group:
         """Play until the group is full and nobody plays any more."""
         try:
-            initial = self.plan.initial if self.plan.budget is None else await self._explore(self.plan.budget)
-            await self._begin(self._free[: max(0, initial - len(self._done))])
+            await self._begin(self._free[: max(0, self._initial - len(self._done))])
             while self._active or self._free:
                 free = len(self._free)
                 await self._round()
@@ -145,22 +158,24 @@ class _Tree:
                 if self.plan.count is not None:
                     self._in_a_row = self.plan.count(self._in_a_row, free - len(self._free))
         finally:
-            for member in self._active:
-                member.episode.close()
+            self._release()
         members = [self._done[number] for number in sorted(self._done)]
         return Group(members[0].group_id, members[0].task_id, members)
 
-    # -- rounds ----------------------------------------------------------------------------------------------------
-
-    async def _explore(self, budget: Callable[[Sequence[float]], int]) -> int:
-        """Play the first member to its end, without branches; return with how many episodes the group begins."""
-        await self._begin(self._free[:1])
+    async def explore(self, budget: Callable[[Sequence[float]], int]) -> None:
+        """Play the first member to its end, without branches; it tells with how many episodes the group begins."""
         entropies: list[float] = []
-        while self._active:
-            (member,) = self._active
-            entropies = member.entropies
-            await self._round(branching=False)
-        return budget(entropies)
+        try:
+            await self._begin(self._free[:1])
+            while self._active:
+                (member,) = self._active
+                entropies = member.entropies
+                await self._round(branching=False)
+        finally:
+            self._release()
+        self._initial = budget(entropies)
+
+    # -- rounds ----------------------------------------------------------------------------------------------------
 
     async def _round(self, *, branching: bool = True) -> None:
         """Let everybody take a turn, and those branch who shall."""
@@ -289,6 +304,11 @@ class _Tree:
         self._done[place] = trajectory
         if self.on_episode is not None:
             self.on_episode(trajectory)
+
+    def _release(self) -> None:
+        """Give back what the engine holds for those who were playing when all broke off."""
+        for member in self._active:
+            member.episode.close()
 
     def _open(self, place: int) -> None:
         self._free = sorted([*self._free, place])
