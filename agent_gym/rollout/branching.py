@@ -179,7 +179,8 @@ class _Tree:
 
     async def _round(self, *, branching: bool = True) -> None:
         """Let everybody take a turn, and those branch who shall."""
-        after = self.plan.timing == "after"
+        # Where nobody branches, what an episode says last is measured, too.
+        after = self.plan.timing == "after" or not branching
         playing = await self._each(self._active, lambda m: m.episode.propose if after else m.episode.take_turn)
         candidates = [member for member in playing if branching and self._may_branch(member)]
         for member in playing:

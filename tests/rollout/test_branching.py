@@ -266,14 +266,15 @@ def test_decisions_see_entropy_now_and_at_first_and_the_branches_in_a_row() -> N
     assert [row for _, _, row in seen][:1] == [7]
 
 
-def test_the_first_look_stays_in_the_group_and_tells_how_many_begin() -> None:
+@pytest.mark.parametrize("timing", ["after", "before"])
+def test_the_first_look_stays_in_the_group_and_tells_how_many_begin(timing: Any) -> None:
     looked: list[list[float]] = []
 
     def budget(entropies: Sequence[float]) -> int:
         looked.append(list(entropies))
         return 3
 
-    [group] = grown(plan(group_size=7, initial=99, budget=budget, probability=always))
+    [group] = grown(plan(group_size=7, initial=99, budget=budget, probability=always, timing=timing))
     first, *others = group.trajectories
     assert [mean(first.entropies[turn.start : turn.end]) for turn in first.turns] == looked[0]
     assert all(each.parent_id != first.id for each in others)
