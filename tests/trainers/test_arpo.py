@@ -24,8 +24,10 @@ from agent_gym.trainers.arpo import (
     shared_prefix_attribution,
     truncated_entropy,
 )
+from agent_gym.trainers.batch import make_batch
 from agent_gym.trainers.dapo import DynamicSampling, dapo
-from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.grpo import GroupAdvantage, grpo
+from agent_gym.trajectory import Trajectory
 
 RELEASED = golden("arpo_aepo_branching")
 DECISIONS = golden("arpo_aepo_decisions")["branch_table"]
@@ -261,6 +263,41 @@ def test_branches_follow_from_entropy_and_save_turns() -> None:
         )
         assert given_ == pytest.approx(branch_probability(now, first), abs=1e-5)
         assert 0 <= now <= 4 / math.log(257)
+
+
+def test_hard_attribution_on_groups_that_branched() -> None:
+    groups = collected(EntropyBranching(group_size=8, initial=2))
+    rows = [trajectory for group in groups for trajectory in group.trajectories]
+    rewards = [float(number % 3) for number in range(len(rows))]
+    batch = make_batch(rows, rewards, [number // 8 for number in range(len(rows))])
+    soft = GroupAdvantage()(batch, batch.advantages)
+    hard = SharedPrefixAttribution()(batch, soft)
+    sharing = 0
+    for position in range(rows[0].turns[0].start, batch.mask.shape[1]):
+        for number in {row for row in range(len(rows)) if batch.mask[row, position]}:
+            begun = rows[number].token_ids[: position + 1]
+            same = [
+                row
+                for row, each in enumerate(rows)
+                if batch.groups[row] == batch.groups[number] and kin(each, rows[number], rows, position)
+            ]
+            assert all(rows[row].token_ids[: position + 1] == begun for row in same)
+            torch.testing.assert_close(hard[number, position], soft[same, position].mean())
+            sharing += len(same) > 1
+    assert sharing > 50
+    torch.testing.assert_close(hard.sum(), soft.sum())
+
+
+def kin(one: Trajectory, other: Trajectory, rows: list[Trajectory], position: int) -> bool:
+    """Whether two trajectories have a token from one and the same draw: from the same ancestor."""
+    return owner(one, rows, position) is owner(other, rows, position)
+
+
+def owner(trajectory: Trajectory, rows: list[Trajectory], position: int) -> Trajectory:
+    """Return the trajectory that drew a token first."""
+    while trajectory.branch_offset is not None and position < trajectory.branch_offset:
+        trajectory = next(each for each in rows if each.id == trajectory.parent_id)
+    return trajectory
 
 
 class NeverForks(CountEnv):
