@@ -20,7 +20,7 @@ def list_algorithms() -> None:
         table.add_row(name, kind, escape(piece(name).summary), ", ".join(recipe_names(name)))
     console = Console()
     console.print(table)
-    console.print("Methods go on top of a base (grpo, if none is named) and are joined by +: --algorithm gigpo+epo+empg")
+    console.print("Methods go on top of a base (grpo, if none is named), joined by +: --algorithm gigpo+epo+empg")
 
 
 def describe_algorithm(name: str) -> None:

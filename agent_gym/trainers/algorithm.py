@@ -105,6 +105,9 @@ class Replay(Protocol):
     def mode(self) -> Literal["alternate", "summed"]:
         """Whether replayed rows get optimiser steps of their own after the others, or a summand in each one's loss."""
 
+    def bind(self, fingerprint: str) -> None:
+        """Hear, before anything else, which kind of model the rows belong to; rows of another kind are refused."""
+
     def sample(self, progress: Progress) -> Batch | None:
         """Return rows to train on in this step, advantages and weights filled; None for none."""
 

@@ -68,6 +68,8 @@ class Learner:
             if algorithm.needs_reference and reference is not None
             else None
         )
+        if algorithm.replay is not None:
+            algorithm.replay.bind(f"{model.config.model_type}, {model.config.vocab_size} tokens")
         self.updater = Updater(model, settings, accelerator=accelerator)
 
     def learn(self, groups: Sequence[Group], progress: Progress) -> dict[str, float]:

@@ -140,14 +140,25 @@ def _acts(pair: tuple[str, str], given: Mapping[str, Mapping[str, Any]]) -> bool
 def _shared_out(name: str, pieces: Sequence[Piece], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the options of each piece."""
     given: dict[str, dict[str, Any]] = {each.name: {} for each in pieces}
-    for key, value in options.items():
+    for key, value in _flat(options, given).items():
         owner, dot, option = key.rpartition(".")
         takers = [each for each in pieces if option in each.options and (not dot or each.name == owner)]
         if not takers:
-            known = [f"{each.name}.{option}" if dot else option for each in pieces for option in each.options]
+            known = sorted({f"{each.name}.{name}" if dot else name for each in pieces for name in each.options})
             raise ConfigError(f"Unknown option {key!r} of the algorithm {name!r}{suggestion(key, known)}")
         if len(takers) > 1:
             choices = " or ".join(f"{each.name}.{option}" for each in takers)
             raise ConfigError(f"The option {key!r} of the algorithm {name!r} could be {choices}: write one of these.")
         given[takers[0].name][option] = value
     return given
+
+
+def _flat(options: Mapping[str, Any], pieces: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options under dotted names, whether {"epo.gamma": 2} or {"epo": {"gamma": 2}} was written."""
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        if key in pieces and isinstance(value, Mapping):
+            flat |= {f"{key}.{option}": each for option, each in value.items()}
+        else:
+            flat[key] = value
+    return flat

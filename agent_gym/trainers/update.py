@@ -19,6 +19,7 @@ from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.policy_loss import Aggregation, token_weights
 from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.shared_prefix import unique_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ class Updater:
             return {}
         sums: dict[str, float] = defaultdict(float)
         tokens: dict[str, float] = defaultdict(float)
+        read: dict[str, int] = defaultdict(int)
         self.scorer.train()
         self.optimizer.zero_grad()
         for number, (stream, rows) in enumerate(parts):
@@ -175,6 +177,10 @@ class Updater:
             tokens[stream.prefix] += count
             for name, value in part_metrics.items():
                 sums[stream.prefix + name] += float(value) * count
+            if self.settings.share_prefixes:
+                part = stream.batch.select(rows)
+                read["tokens"] += unique_tokens(part.input_ids, part.lengths, part.groups)
+                read["all"] += int(part.lengths.sum())
         norm = self.accelerator.clip_grad_norm_(self.scorer.parameters(), self.settings.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainingError("The gradient is not finite: lower the learning rate or max_grad_norm.")
@@ -183,6 +189,8 @@ class Updater:
         for name, total in sums.items():
             prefix = "replay_" if name.startswith("replay_") else ""
             means[name] = total / max(tokens[prefix], 1.0)
+        if read:
+            means["tokens_spared"] = 1 - read["tokens"] / read["all"]
         return means
 
     def _loss(self, stream: "_Stream", rows: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor], float]:
@@ -208,8 +216,7 @@ class Updater:
     def _micro_batches(self, batch: Batch, rows: Tensor) -> Iterator[Tensor]:
         """Cut rows into runs of similar length; where prefixes are shared, the rows of a group stay together."""
         if self.settings.share_prefixes:
-            rows = rows[batch.groups[rows].argsort(stable=True)]
-            return in_parts(batch.lengths, rows, self.settings.micro_batch_tokens)
+            return in_parts(batch.lengths, rows[_by_likeness(batch, rows)], self.settings.micro_batch_tokens)
         return by_length(batch.lengths, rows, self.settings.micro_batch_tokens)
 
     def _maybe_no_sync(self, *, last: bool) -> Any:
@@ -253,6 +260,12 @@ def _cut(count: int, parts: int, seed: int) -> list[Tensor]:
     """Return all rows in random order, cut into so many parts of equal size, the empty ones left out."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return [rows for rows in order.tensor_split(parts) if len(rows)]
+
+
+def _by_likeness(batch: Batch, rows: Tensor) -> Tensor:
+    """Return an order of rows in which those of a group, and what begins alike among them, stand together."""
+    ids, groups = batch.input_ids[rows].tolist(), batch.groups[rows].tolist()
+    return torch.tensor(sorted(range(len(rows)), key=lambda row: (groups[row], ids[row])), dtype=torch.long)
 
 
 def by_length(lengths: Tensor, rows: Tensor, tokens: int) -> Iterator[Tensor]:

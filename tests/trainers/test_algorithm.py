@@ -48,6 +48,9 @@ class Keeping(Counting):
         self.mode = mode
         self.last: Batch | None = None
 
+    def bind(self, fingerprint: str) -> None:
+        pass
+
     def sample(self, progress: Progress) -> Batch | None:
         return self.last
 

@@ -56,6 +56,8 @@ def test_an_option_goes_to_the_piece_that_takes_it() -> None:
     algorithm = make_algorithm("epo+empg", {"group_size": 4, "zeta": 0.25, "epo.high": 3.0})
     assert algorithm.rollout == make_algorithm("grpo", {"group_size": 4}).rollout
     assert algorithm.advantages == make_algorithm("empg", {"zeta": 0.25}).advantages
+    for written in ({"epo.coefficient": 0.5}, {"epo": {"coefficient": 0.5}}):
+        assert make_algorithm("epo", written).losses[-1].coefficient == 0.5  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"Unknown option 'zetta'.*did you mean 'zeta'"):
         make_algorithm("empg", {"zetta": 1})
     with pytest.raises(ConfigError, match=r"Unknown option 'grpo.zeta'"):

@@ -213,11 +213,25 @@ def test_mini_batches_have_so_many_rows_at_most() -> None:
     assert metrics["updates"] == 3
 
 
+def test_what_shared_prefixes_spare_is_logged() -> None:
+    made = [trajectory(6, 2, seed=1), trajectory(6, 2, seed=1), trajectory(6, 2, seed=2)]
+    rows = make_batch(made, [1, 0, 0], [0, 0, 0])
+    grpo().fill(rows)
+    settings = replace(SETTINGS, share_prefixes=True)
+    metrics = Updater(small_llama(), settings).step(rows, grpo(), START, seed=0)
+    # Two rows of 16 tokens are equal; the third has its own.
+    assert metrics["tokens_spared"] == pytest.approx(1 / 3, abs=0.03)
+    assert "tokens_spared" not in Updater(small_llama(), SETTINGS).step(rows, grpo(), START, seed=0)
+
+
 class Again:
     """A replay that trains on given rows."""
 
     def __init__(self, mode: Literal["alternate", "summed"]) -> None:
         self.mode = mode
+
+    def bind(self, fingerprint: str) -> None:
+        pass
 
     def sample(self, progress: Progress) -> Batch | None:
         return None
