@@ -384,3 +384,24 @@ def test_equal_values_are_whitened_to_exactly_0() -> None:
     assert (whiten(torch.full((3, 3), 0.7), torch.ones(3, 3)) == 0).all()
     equal = reinforce_plus_plus_baseline(torch.full((3,), 0.9), torch.tensor([0, 0, 1]), torch.ones(3, 2))
     assert (equal == 0).all()
+
+
+@FEW
+@given(made=turns(), seed=st.integers(0, 99))
+def test_no_estimator_sees_the_order_of_rows(made: tuple[torch.Tensor, ...], seed: int) -> None:
+    order = torch.randperm(len(made[0]), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones(len(order), 2)
+
+    def results(rewards: torch.Tensor, returns: torch.Tensor, *ids: torch.Tensor) -> list[torch.Tensor]:
+        groups, states, trajectories = ids
+        return [
+            rloo(rewards, groups),
+            rloo(rewards, groups, trajectories=trajectories),
+            pass_at_k(rewards, groups),
+            gigpo(rewards, returns, groups, states, trajectories=trajectories),
+            reinforce_plus_plus_baseline(rewards, groups, mask),
+            reinforce_plus_plus(returns.unsqueeze(1).expand(-1, 2), mask, gamma=0.9),
+        ]
+
+    for straight, shuffled in zip(results(*made), results(*(each[order] for each in made)), strict=True):
+        torch.testing.assert_close(shuffled, straight[order], atol=1e-4, rtol=1e-4)

@@ -79,6 +79,18 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
         torch.testing.assert_close(value, results[1][1][name], atol=1e-5, rtol=1e-4)
 
 
+def test_the_gradient_is_that_of_the_mean_over_all_tokens() -> None:
+    rows, made = batch(), stirred(clip=1e9)
+    rows.values = made.values(rows)
+    made.model.zero_grad()
+    losses = 0.5 * (made.model(rows.input_ids, rows.mask) - rows.returns) ** 2
+    (losses.sum() / rows.mask.sum()).backward()
+    expected = torch.stack([value.grad.norm() for value in made.model.parameters()]).norm()
+    metrics = made.step(rows, START, seed=0)
+    assert metrics["critic_grad_norm"] == pytest.approx(float(expected), rel=1e-4)
+    assert metrics["value_loss"] == pytest.approx(float(losses.detach().sum() / rows.mask.sum()), rel=1e-4)
+
+
 def test_a_step_makes_as_many_updates_as_it_is_told_to() -> None:
     for updates in (1, 3):
         made = critic(updates_per_step=updates)

@@ -85,6 +85,14 @@ def test_rounds_are_limited_and_what_is_there_is_returned() -> None:
         assert len(inner.calls) == rounds and strategy.metrics()["dropped_groups"] == float(rounds)
 
 
+def test_a_task_is_not_played_again_while_there_are_others() -> None:
+    inner = Played()
+    names = [f"even{number}" for number in range(60)]
+    collect(DynamicSampling(inner, max_rounds=6), names[:4], collector(*names))
+    played = [task for tasks, _, _ in inner.calls for task in tasks]
+    assert len(played) == len(set(played)) == 24
+
+
 def test_where_nothing_differs_the_first_groups_come_back() -> None:
     strategy = DynamicSampling(Played(), max_rounds=2)
     assert collect(strategy, ["even1", "even2"], collector("even3")) == ["even1", "even2"]

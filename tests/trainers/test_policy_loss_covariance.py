@@ -212,6 +212,14 @@ def test_masked_positions_never_matter(made: tuple[Tensor, ...]) -> None:
         assert all(torch.equal(one, other) for one, other in zip(pair, results[number % 2], strict=True))
 
 
+def test_the_bounds_of_the_covariance_are_strict() -> None:
+    old = torch.tensor([[1.0, -1.0]])
+    arguments = (old, old, old, torch.ones(1, 2))
+    assert covariance(old, old, torch.ones(1, 2)).tolist() == [[1.0, 1.0]]
+    for low, high, left in ((1.0, 5.0, 2), (0.0, 1.0, 2), (0.9, 1.1, 0)):
+        assert int((clip_cov(*arguments, ratio=1.0, low=low, high=high) != 0).sum()) == left
+
+
 def test_an_empty_mask_gives_nothing() -> None:
     nothing = torch.zeros(2, 3)
     for losses in (clip_cov(nothing, nothing, nothing, nothing), kl_cov(nothing, nothing, nothing, nothing)):
