@@ -266,6 +266,17 @@ def test_decisions_see_entropy_now_and_at_first_and_the_branches_in_a_row() -> N
     assert [row for _, _, row in seen][:1] == [7]
 
 
+def test_branches_in_a_row_end_with_a_decision_not_to_branch() -> None:
+    outcomes, seen = iter([1.0, 1.0, 0.0, 1.0]), []
+
+    def probability(now: float, first: float, in_a_row: int) -> float:
+        seen.append(in_a_row)
+        return next(outcomes)
+
+    grown(plan(group_size=4, initial=1, probability=probability, max_depth=1), make=lambda: Opened(max_turns=9))
+    assert seen == [0, 1, 2, 0]
+
+
 @pytest.mark.parametrize("timing", ["after", "before"])
 def test_the_first_look_stays_in_the_group_and_tells_how_many_begin(timing: Any) -> None:
     looked: list[list[float]] = []
@@ -399,6 +410,19 @@ def test_what_the_rule_raises_is_one_error() -> None:
 
     with pytest.raises(TrainingError, match="not finite"):
         grown(plan(measure=measure), tasks=["count 1", "count 2"])
+
+
+def test_what_breaks_off_leaves_nothing_with_the_engine(tokenizer: Any, model: Any) -> None:
+    def measure(entropies: Sequence[float]) -> float:
+        raise TrainingError("not finite")
+
+    engine = TransformersEngine(model.eval(), tokenizer)
+    for budget in (None, len):
+        collector = Collector(Opened, engine, TemplateChat(tokenizer), SETTINGS)
+        with pytest.raises(TrainingError):
+            run(grow_groups(collector, ["count 1"], plan(measure=measure, budget=budget), seed=0))
+        collector.close()
+        assert not engine._sessions and not Opened.alive
 
 
 # -- environments ------------------------------------------------------------------------------------------------------
