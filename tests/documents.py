@@ -1,11 +1,12 @@
 """Documents are run as they are written: what the tests of the README and of the how-tos share."""
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import forking
 
 SHORTER = [
     "warm_start.episodes=20",
@@ -15,6 +16,8 @@ SHORTER = [
     "measure.every=0",
     "steps=1",
     "model.layers=1",
+    # On a busy machine two threads wait for each other most of the time.
+    "threads=1",
 ]
 """What makes a training command take seconds; everything else runs as written."""
 
@@ -27,19 +30,6 @@ NOT_RUN = {
 }
 """Programs that tests leave alone, with the reason."""
 SERVES = "a server at an address does not end by itself; tests/cli/test_serving.py runs it"
-
-IN_ORDER = """
-import json, sys, traceback
-from agent_gym.errors import MissingExtraError, SandboxUnavailable
-
-space = {"__name__": "__main__"}
-for number, code in enumerate(json.load(sys.stdin), 1):
-    try:
-        exec(compile(code, f"block {number}", "exec"), space)
-    except (MissingExtraError, SandboxUnavailable) as error:
-        print(f"SKIPPED block {number}: {error}", flush=True)
-"""
-"""Runs blocks one after the other in one namespace; one that needs what is not here is passed over with its reason."""
 
 
 def fenced(text: str) -> list[tuple[str, str]]:
@@ -86,8 +76,8 @@ def run(
 
 
 def run_blocks(code: list[str], folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run blocks of Python in order, in one namespace."""
-    return run([sys.executable, "-c", IN_ORDER], folder, environment, json.dumps(code))
+    """Run blocks of Python in order, in one namespace; one that needs what is not here is passed over, and says so."""
+    return forking.python(code, folder, environment)
 
 
 def command(line: str, folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -105,4 +95,4 @@ def gym(line: str, folder: Path, environment: dict[str, str]) -> "subprocess.Com
     if arguments[0] == "train":
         # Assignments that the document itself makes come last, so that they win.
         arguments[1:1] = [part for assignment in SHORTER for part in ("--set", assignment)]
-    return run([sys.executable, "-c", "from agent_gym.cli import main; main()", *arguments], folder, environment)
+    return forking.agent_gym(arguments, folder, environment)

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import sys
 from pathlib import Path
 
 import documents
@@ -55,7 +54,7 @@ def test_the_command_runs_as_written(line: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("code", documents.blocks(README, "python"), ids=lambda code: code.strip().splitlines()[0])
 def test_the_python_runs_as_written(code: str, folder: Path) -> None:
-    result = documents.run([sys.executable, "-c", code], folder, environment(folder))
+    result = documents.run_blocks([code], folder, environment(folder))
     assert result.returncode == 0, result.stderr
 
 

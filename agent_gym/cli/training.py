@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -29,10 +30,14 @@ def run_training(
     """Load the configuration, train, and print the result."""
     config = load(TrainConfig, path, overrides, base=_recipe(overrides, recipe_name))
     console = Console()
-    folder = runs / name if name else _free_name(runs, f"{_short(config.env.id)}-{config.algorithm.name}")
+    method = "+".join(map(_short, config.algorithm.name.split("+")))
+    folder = runs / name if name else _free_name(runs, f"{_short(config.env.id)}-{method}")
     with Display(console, config) as display:
+        from agent_gym.trainers.presets import make_algorithm
         from agent_gym.trainers.trainer import train, with_split
 
+        for note in make_algorithm(config.algorithm.name, config.algorithm.options).notes:
+            console.print(f"[yellow]warning:[/yellow] {escape(note)}", soft_wrap=True)
         config = with_split(config)
         result = train(config, folder, resume=resume, listener=display)
     if result.before and result.after:
@@ -166,5 +171,6 @@ def _free_name(runs: Path, stem: str) -> Path:
     return runs / f"{stem}-{number}"
 
 
-def _short(env_id: str) -> str:
-    return env_id.rpartition(":")[2].rpartition("/")[2].lower()
+def _short(id: str) -> str:
+    """Return what an id or a place is called, without its module or file."""
+    return id.rpartition(":")[2].rpartition("/")[2].lower()

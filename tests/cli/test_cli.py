@@ -2,9 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forking
 import pytest
 
 MODEL = "{hidden: 16, layers: 1, heads: 2, feed_forward: 32, vocabulary: 600}"
@@ -22,11 +22,7 @@ threads: 1
 
 
 def gym(*arguments: str, cwd: Path, keys: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from agent_gym.cli import main; main()", *arguments]
-    environment = {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=cwd, input=keys, capture_output=True, text=True, check=False, env=environment, timeout=300
-    )
+    return forking.agent_gym(list(arguments), cwd, {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}, keys)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +97,7 @@ def test_replay_plays_stored_episodes_again(folder: Path) -> None:
     assert "none differ" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "play", "check", "replay", "envs", "show"])
+@pytest.mark.parametrize("command", ["train", "eval", "play", "check", "replay", "envs", "show", "algorithms"])
 def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path) -> None:
     result = gym(command, "--help", cwd=folder)
     assert result.returncode == 0
@@ -116,6 +112,11 @@ def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path)
         (["train", "--set", "update.lerning_rate=1"], "did you mean 'learning_rate'"),
         (["train", "--steps", "0"], "'steps' is 0"),
         (["train", "--model", "/no/such/folder"], "There is no model in /no/such/folder"),
+        (["train", "--algorithm", "arpo+aepo"], "AEPO branches by itself"),
+        (["train", "--algorithm", "epo", "--set", "algorithm.options.hihg=3"], "did you mean 'high'"),
+        (["train", "--algorithm", "epo", "--recipe", "alfword"], "did you mean 'alfworld'"),
+        (["train", "--recipe", "alfworld"], "give --algorithm"),
+        (["algorithms", "epoo"], "did you mean 'epo'"),
         (["train", "--config", "none.yaml"], "no configuration file none.yaml"),
         (["train", "--config", "small.yaml", "--name", "demo"], "choose another --name"),
         (["eval", "--tasks", "3"], "add --model"),
@@ -140,6 +141,12 @@ def test_bad_input_is_one_sentence_with_exit_code_2(folder: Path, arguments: lis
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert sorted(path.name for path in (folder / "runs").iterdir()) == runs
+
+
+def test_pieces_that_pull_apart_are_warned_of_before_training(folder: Path) -> None:
+    result = gym("train", "--config", "small.yaml", "--algorithm", "empg+aepo", "--set", "measure.tasks=0", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "warning: EMPG damps" in result.stdout and "runs/alfworld-empg+aepo" in result.stdout
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_with_the_remedy(folder: Path) -> None:
