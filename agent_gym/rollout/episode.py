@@ -252,8 +252,9 @@ def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]
     """Record what the environment answered to a turn's action; return the observation and the info."""
     observation, turn.reward, trajectory.terminated, trajectory.truncated, info = answer
     turn.invalid_action = turn.invalid_action or bool(info["invalid_action"])
-    before = sum(earlier.tool_calls for earlier in trajectory.turns if earlier is not turn)
-    turn.tool_calls = int(info.get("tool_calls", before)) - before
+    calls = info.get("tool_calls")
+    if calls is not None:
+        turn.tool_calls = int(calls) - sum(earlier.tool_calls for earlier in trajectory.turns if earlier is not turn)
     trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
     if trajectory.ended:
         trajectory.final_observation = observation
