@@ -21,6 +21,8 @@ _COLOURS = {
     "empg": "tab:green",
     "spear": "tab:purple",
     "epo-strong": "tab:cyan",
+    "arpo-2": "tab:brown",
+    "spear-unpaid": "tab:pink",
 }
 
 

@@ -26,6 +26,8 @@ class Method:
     """Over the papers' values, which are the pieces' defaults."""
     halves: tuple[str, ...] = ()
     """Options that are half the number of steps: the papers' horizons are that or more of runs of 200."""
+    spread: tuple[str, ...] = ()
+    """Options that are a probability a turn of something that is to happen two or three times an episode."""
 
 
 METHODS = {
@@ -36,13 +38,17 @@ METHODS = {
     "empg": Method("grpo+empg"),
     # The paper's success is worth 10, of which a call's 1 is a tenth.
     "spear": Method("grpo+spear", {"tool_coefficient": 0.1}, ("warmup", "tool_decay")),
-    # Ten times and more the paper's weight, for a model that takes large steps.
-    "epo-strong": Method("grpo+epo", {"coefficient": 0.03, "smoothing": 0.1}),
+    # The paper's weights can neither be felt at such learning rates nor turn the bonus round above the corridor.
+    "epo-strong": Method("grpo+epo", {"coefficient": 0.05, "smoothing": 2.0, "low": 0.5}),
+    # Two of eight episodes from the beginning, in place of four: what can be shared is shared.
+    "arpo-2": Method("grpo+arpo", {"initial": 2}, spread=("base_probability",)),
+    # Calls are not scarce here, turns are.
+    "spear-unpaid": Method("grpo+spear", {"tool_reward": "none"}, ("warmup",)),
 }
 COMPARED = {
-    "alfworld": ("grpo", "epo", "arpo", "aepo", "empg", "spear"),
+    "alfworld": ("grpo", "epo", "arpo", "aepo", "empg", "spear", "epo-strong", "arpo-2"),
     "scienceworld": ("grpo", "epo", "arpo", "aepo", "empg", "spear"),
-    "search": ("grpo", "epo", "arpo", "aepo", "empg", "spear"),
+    "search": ("grpo", "epo", "arpo", "aepo", "empg", "spear", "arpo-2", "spear-unpaid"),
     "collapse": ("grpo", "epo", "epo-strong"),
 }
 """Which methods each set-up is run with."""
@@ -160,11 +166,15 @@ def configuration(job: Job) -> TrainConfig:
     config = settings(job.setup, quick=job.quick)
     method = METHODS[job.method]
     halves = {name: max(1, config.steps // 2) for name in method.halves}
+    spread = {name: min(1.0, 2.5 / config.env.options["max_turns"]) for name in method.spread}
     values = config.model_dump(mode="json")
     values["seed"] = job.seed
     values["model"]["path"] = str(warm_model(job.setup, job.folder))
     values["warm_start"]["episodes"] = 0
-    values["algorithm"] = {"name": method.name, "options": {**config.algorithm.options, **method.options, **halves}}
+    values["algorithm"] = {
+        "name": method.name,
+        "options": {**config.algorithm.options, **method.options, **halves, **spread},
+    }
     values["checkpoint_every"] = config.steps
     return build(TrainConfig, values)
 
