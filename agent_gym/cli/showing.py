@@ -121,10 +121,24 @@ def _print(console: Console, trajectory: Trajectory) -> None:
         f"{verdict}  reward {trajectory.reward:g}  {len(trajectory.turns)} turns  {len(trajectory.token_ids)} tokens  "
         f"task {escape(trajectory.task_id)}\n"
     )
-    for turn in trajectory.turns:
+    for number, turn in enumerate(trajectory.turns):
+        if trajectory.parent_id is not None and number == trajectory.branch_turn:
+            console.print(f"[cyan]{escape(_parting(trajectory))}[/cyan]")
         console.print(escape(turn.observation))
         mark = " [yellow](did nothing)[/yellow]" if turn.invalid_action else ""
         console.print(f"[bold green]> {escape(turn.action)}[/bold green]{mark}")
     if trajectory.final_observation:
         console.print(escape(trajectory.final_observation))
     console.print()
+
+
+def _parting(trajectory: Trajectory) -> str:
+    """Say where a branch left its parent, and why."""
+    told = trajectory.metadata
+    why = ""
+    if "branch_probability" in told:
+        why = (
+            f" (entropy {float(told['branch_entropy']):.3g}, at first {float(told['initial_entropy']):.3g}: "
+            f"branches with probability {float(told['branch_probability']):.2f})"
+        )
+    return f"-- from here on a branch of {trajectory.parent_id}{why}"

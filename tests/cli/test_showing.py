@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from helpers import trajectory
 from typer.testing import CliRunner
 
 from agent_gym.cli.app import app
 from agent_gym.errors import UnknownIdError
+from agent_gym.store.run import RunFolder
 
 DEMANDING = """
 from agent_gym import State, Task, TextEnv
@@ -70,3 +72,17 @@ def test_an_environment_that_needs_more_says_what(tmp_path: Path) -> None:
 def test_an_unknown_environment_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownIdError, match="math"):
         described("maths")
+
+
+def test_a_branch_is_shown_to_leave_its_parent_where_and_because_it_did(tmp_path: Path) -> None:
+    run, child = RunFolder.create(tmp_path / "run", {"seed": 0}), trajectory(3, 2, seed=1)
+    child.parent_id, child.branch_turn, child.branch_offset = "train/1/g0e2", 1, 7
+    child.turns[1].observation = "a lamp"
+    child.metadata |= {"branch_probability": "0.61", "branch_entropy": "0.9", "initial_entropy": "0.3"}
+    with run.trajectories() as store:
+        store.add([child], step=1, phase="train")
+    result = CliRunner().invoke(app, ["show", str(tmp_path / "run")], env={"COLUMNS": "140"})
+    lines = result.stdout.splitlines()
+    [parting] = [number for number, line in enumerate(lines) if line.startswith("-- from here on")]
+    assert "a branch of train/1/g0e2 (entropy 0.9, at first 0.3: branches with probability 0.61)" in lines[parting]
+    assert lines[parting + 1] == "a lamp"
