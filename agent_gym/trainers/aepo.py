@@ -32,6 +32,7 @@ from agent_gym.trainers.arpo import (
 )
 from agent_gym.trainers.bases import played_by
 from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.checks import require_finite
 from agent_gym.trainers.grpo import ClippedPolicyLoss
 
 Form = Literal["paper", "repo"]
@@ -140,10 +141,14 @@ def balanced_clip(
     Returns:
         Losses (B, T).
 
+    Raises:
+        TrainingError: A log-probability or an advantage is not finite.
+
     Source: AEPO, section 3.3; verl_aepo_entropy, compute_policy_loss_entropy_balanced_clipping.
     """
     chosen = mask.bool()
-    ratio = torch.where(chosen, logprobs - old_logprobs, 0.0).clamp(-20, 20).exp()
+    ratio = policy_loss.importance_ratio(logprobs, old_logprobs, mask)
+    require_finite("advantage", advantages, mask)
     upper = (1 + clip_high) * (ratio / ratio.detach())
     clipped = torch.minimum(ratio.clamp(min=1 - clip_low), upper)
     losses = torch.maximum(-advantages * ratio, -advantages * clipped)
@@ -167,9 +172,14 @@ def entropy_aware(advantages: Tensor, entropy: Tensor, mask: Tensor, *, weight: 
     Returns:
         Advantages (B, T).
 
+    Raises:
+        TrainingError: An advantage or an entropy is not finite.
+
     Source: AEPO, section 3.3; compute_policy_loss_entropy_balanced_clipping. (The released scripts never get there:
     their entropies are computed only for an entropy bonus, which is off.)
     """
+    require_finite("advantage", advantages, mask)
+    require_finite("entropy", entropy.detach(), mask)
     chosen = mask.bool()
     values = entropy.detach()[chosen]
     if values.numel() < 2 or values.min() == values.max():

@@ -9,6 +9,8 @@ REMEDIES = {
     "reward": "look at the environment's rewards and at the reward functions",
     "value": "lower the critic's learning rate",
     "log-probability": "lower the learning rate, or sample with a lower top_p or at a temperature nearer to 1",
+    "reference log-probability": "look at the model that training began with",
+    "entropy": "look at the model's logits",
     "advantage": "look at the rewards and at the stages that change advantages",
     "return": "look at the rewards, and lower the critic's learning rate",
 }

@@ -14,6 +14,7 @@ from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.trainers import policy_loss
 from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.checks import require_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,13 @@ class ReferenceKL:
     aggregation: policy_loss.Aggregation | None = None
 
     def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
-        """Return losses (B, T)."""
+        """Return losses (B, T).
+
+        Raises:
+            TrainingError: A log-probability is not finite; the bounds of an estimator would hide it.
+        """
+        require_finite("log-probability", logprobs.detach(), batch.mask)
+        require_finite("reference log-probability", batch.ref_logprobs, batch.mask)
         return self.coefficient * self._estimate(batch, logprobs)
 
     def metrics(self, batch: Batch, logprobs: Tensor, entropy: Tensor) -> Mapping[str, Tensor]:

@@ -41,6 +41,9 @@ def clipped(
     Returns:
         Losses (B, T).
 
+    Raises:
+        TrainingError: A log-probability or an advantage is not finite.
+
     Source: Schulman et al., "Proximal Policy Optimization Algorithms", 2017, eq. 7; Ye et al., "Mastering Complex
     Control in MOBA Games", 2020 (dual clip); verl, compute_policy_loss_vanilla.
     """
@@ -87,7 +90,7 @@ def _surrogates(
     dual_clip: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the plain surrogate, the clamped one, and the upper bound of the dual clip; each (B, T)."""
-    ratio = _ratio(logprobs, old_logprobs, mask)
+    ratio = importance_ratio(logprobs, old_logprobs, mask)
     require_finite("advantage", advantages, mask)
     unclipped = -advantages * ratio
     clipped_ = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
@@ -201,7 +204,7 @@ def kl_cov(
     Source: Cui et al., "The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models", 2025; verl,
     compute_policy_loss_kl_cov.
     """
-    ratio = _ratio(logprobs, old_logprobs, mask)
+    ratio = importance_ratio(logprobs, old_logprobs, mask)
     require_finite("advantage", advantages, mask)
     kept = mask.bool()
     tokens = int(kept.sum())
@@ -244,10 +247,13 @@ def _draw(
     return drawn.view_as(candidates)
 
 
-def _ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Return exp(logprobs - old_logprobs), (B, T), 1 where the mask is 0.
 
     Bounded, so that one broken token cannot make the ratio infinite; masked, so that padding cannot either.
+
+    Raises:
+        TrainingError: A log-probability is not finite.
     """
     difference = torch.where(mask.bool(), logprobs - old_logprobs, 0.0)
     require_finite("log-probability", difference.detach())

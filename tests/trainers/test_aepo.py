@@ -139,20 +139,17 @@ def test_official_loss_and_gradient(case: dict[str, Any]) -> None:
     if case["enable_entropy_balanced_advantage"]:
         advantages = entropy_aware(advantages, entropy, mask)
     function = balanced_clip if case["enable_entropy_balanced_clipping"] else policy_loss.clipped
-    losses = function(
-        logprobs,
-        old,
-        advantages,
-        mask,
-        clip_low=case["clip_low"],
-        clip_high=case["clip_high"],
-        dual_clip=case["clip_ratio_c"],
-    )
+    bounds = {name: case[name] for name in ("clip_low", "clip_high")} | {"dual_clip": case["clip_ratio_c"]}
+    losses = function(logprobs, old, advantages, mask, **bounds)
     loss = policy_loss.aggregate(losses, mask, case["loss_agg_mode"])
     torch.testing.assert_close(float(loss.detach()), case["loss"], **CLOSE)
     loss.backward()
     torch.testing.assert_close(logprobs.grad, torch.tensor(case["grad_log_prob"]), **CLOSE)
     assert entropy.grad is None and case["grad_entropy"] == "none"
+    metrics = policy_loss.clip_metrics(logprobs.detach(), old, advantages, mask, **bounds)
+    official = {"clip_fraction": "pg_clipfrac", "dual_clip_fraction": "pg_clipfrac_lower", "kl": "ppo_kl"}
+    for name, key in official.items():
+        torch.testing.assert_close(float(metrics[name]), case[key], **CLOSE)
 
 
 def test_without_entropies_the_factor_is_left_out_as_the_released_scripts_do() -> None:
@@ -283,6 +280,36 @@ def test_the_factor_has_mean_one_and_looks_at_generated_tokens_only(seed: int, w
         entropy_aware(advantages, elsewhere, mask, weight=weight),
     )
     assert torch.equal(entropy_aware(advantages, entropy, mask, weight=0.0), advantages)
+
+
+@few
+@given(seeds)
+def test_masked_positions_never_matter(seed: int) -> None:
+    results = []
+    for rubbish in (0.0, float("nan"), float("inf")):
+        made = random_tokens(seed)
+        mask = made[3]
+        logprobs, old, advantages = (torch.where(mask.bool(), part, rubbish) for part in made[:3])
+        aware = entropy_aware(advantages, logprobs, mask)
+        results.append((*gradient(balanced_clip, logprobs, old, aware, mask), aware[mask.bool()]))
+    for other in results[1:]:
+        assert all(torch.equal(mine, first) for mine, first in zip(other, results[0], strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
+    fine, mask, broken = torch.zeros(1, 3), torch.ones(1, 3), torch.tensor([[0.0, bad, 1.0]])
+    for arguments, what in (
+        ((broken, fine, fine), "A log-probability"),
+        ((fine, broken, fine), "A log-probability"),
+        ((fine, fine, broken), "An advantage"),
+    ):
+        with pytest.raises(TrainingError, match=f"{what} is not finite"):
+            balanced_clip(*arguments, mask)
+    with pytest.raises(TrainingError, match="An advantage is not finite"):
+        entropy_aware(broken, fine, mask)
+    with pytest.raises(TrainingError, match="An entropy is not finite"):
+        entropy_aware(fine, broken, mask)
 
 
 def test_one_token_alone_keeps_its_advantage() -> None:

@@ -102,6 +102,18 @@ def test_the_term_is_its_coefficient_times_the_estimate_and_sees_no_padding() ->
     assert float(term.metrics(batch, logprobs.detach(), logprobs)["kl_reference"]) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("whose", ["policy", "reference"])
+def test_numbers_that_are_not_finite_are_refused_where_the_estimators_bounds_would_hide_them(
+    bad: float, whose: str
+) -> None:
+    batch = filled(grpo(kl_coefficient=0.5), groups())
+    logprobs = batch.ref_logprobs.clone()
+    (batch.ref_logprobs if whose == "reference" else logprobs)[batch.mask.bool()] = bad
+    with pytest.raises(TrainingError, match=f"A {'reference ' * (whose == 'reference')}log-probability is not finite"):
+        ReferenceKL(0.5)(batch, logprobs, logprobs, START)
+
+
 def test_without_a_coefficient_there_is_no_term_and_no_reference() -> None:
     base = grpo(kl_coefficient=0.0, kl_estimator="k1")
     assert base == grpo() and not base.needs_reference
