@@ -310,6 +310,7 @@ def aepo(
     timing: Timing = "after",
     entropy_form: EntropyForm = "mean",
     max_depth: int | None = None,
+    threshold: float | None = None,
     attribution: Attribution = "soft",
     dynamic_budget: bool = True,
     beta: float = 0.5,
@@ -330,6 +331,7 @@ def aepo(
         timing: See `EntropyBranching.timing`.
         entropy_form: See `arpo.segment_entropy`.
         max_depth: Branches between a root and a leaf at most.
+        threshold: See `EntropyBranching.threshold`.
         attribution: See `arpo.arpo`.
         dynamic_budget: Divide the budget by a first look at the task.
         beta: How much the look counts, see `rollout_budget`.
@@ -352,6 +354,7 @@ def aepo(
         timing=timing,
         form=entropy_form,
         max_depth=max_depth,
+        threshold=threshold,
         dynamic_budget=dynamic_budget,
         beta=beta,
         penalty=penalty,

@@ -33,8 +33,9 @@ Attribution = Literal["soft", "hard"]
 def branch_probability(entropy: float, initial_entropy: float, *, base: float = 0.5, weight: float = 0.2) -> float:
     """Probability that a rollout branches: base + weight * (entropy - initial entropy), kept in [0, 1].
 
-    Paper and released code agree on the number. The paper branches where it exceeds a threshold, the released code
-    draws with it ("u - weight * difference <= base", u uniform); the strategies here draw, too.
+    Paper and released code agree on the number. The released code draws with it ("u - weight * difference <= base", u
+    uniform), and so do the strategies here; the paper branches where it exceeds a threshold, see
+    `EntropyBranching.threshold`.
 
     Args:
         entropy: Of the segment that decides, see `segment_entropy`.
@@ -150,6 +151,9 @@ class EntropyBranching:
     """See `segment_entropy`; "sum" is the released code's."""
     max_depth: int | None = None
     """Branches between a root and a leaf at most; None sets no limit."""
+    threshold: float | None = None
+    """Branch exactly where the probability exceeds it, in [0, 1), as the paper does (tau; its value was not found).
+    None draws with the probability, as the released code does."""
     _metrics: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -162,6 +166,7 @@ class EntropyBranching:
         require(
             self.max_depth is None or self.max_depth >= 0, f"max_depth must not be negative, it is {self.max_depth}"
         )
+        require(self.threshold is None or 0 <= self.threshold < 1, f"threshold must be in [0, 1), not {self.threshold}")
 
     async def collect(
         self, collector: Collector, task_ids: Sequence[str], *, seed: int, prefix: str, on_episode: OnEpisode | None
@@ -202,11 +207,16 @@ class EntropyBranching:
             group_size=self.group_size,
             initial=self.initial,
             measure=partial(segment_entropy, vocabulary=engine.vocabulary, tokens=self.tokens, form=self.form),
-            probability=self._probability,
+            probability=self._chance,
             attempts=self.width - 1,
             timing=self.timing,
             max_depth=self.max_depth,
         )
+
+    def _chance(self, entropy: float, initial_entropy: float, in_a_row: int) -> float:
+        """Return the probability that the draw is made with: 0 or 1 where a threshold decides."""
+        probability = self._probability(entropy, initial_entropy, in_a_row)
+        return probability if self.threshold is None else float(probability > self.threshold)
 
     def _probability(self, entropy: float, initial_entropy: float, in_a_row: int) -> float:
         return branch_probability(entropy, initial_entropy, base=self.base, weight=self.weight)
@@ -232,6 +242,7 @@ def arpo(
     timing: Timing = "after",
     entropy_form: EntropyForm = "mean",
     max_depth: int | None = None,
+    threshold: float | None = None,
     attribution: Attribution = "soft",
 ) -> Algorithm:
     """Let the rollouts of an algorithm branch; the size of its groups stays.
@@ -246,6 +257,7 @@ def arpo(
         timing: See `EntropyBranching.timing`.
         entropy_form: See `segment_entropy`.
         max_depth: Branches between a root and a leaf at most.
+        threshold: Branch where the probability exceeds it (the paper) instead of with it (the released code).
         attribution: "soft" leaves each trajectory its own advantage on what it shares; "hard" gives what is shared the
             mean of those that share it.
 
@@ -263,6 +275,7 @@ def arpo(
         timing=timing,
         form=entropy_form,
         max_depth=max_depth,
+        threshold=threshold,
     )
     return replace(
         played_by(base, rollout),

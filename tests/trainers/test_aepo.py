@@ -378,6 +378,12 @@ def test_the_budget_follows_the_first_look_and_chains_tire(rule: Any) -> None:
     assert strategy.metrics()["branches"] > 0
 
 
+def test_a_threshold_is_held_against_the_penalised_probability() -> None:
+    chance = aepo(grpo(), threshold=0.5, penalty=0.25).rollout._chance  # type: ignore[attr-defined]
+    assert [chance(1.0, 0.0, row) for row in range(4)] == [1, 1, 0, 0]
+    assert chance(0.0, 0.0, 0) == 0
+
+
 def test_a_first_look_that_failed_divides_the_budget_evenly() -> None:
     strategy = BalancedBranching(group_size=8)
     assert (strategy._budget([]), strategy._budget([0.4])) == (4, 4)

@@ -217,6 +217,8 @@ def test_the_method_changes_the_rollout_and_nothing_else() -> None:
         ({"timing": "never"}, "timing"),
         ({"entropy_form": "max"}, "form"),
         ({"max_depth": -1}, "max_depth"),
+        ({"threshold": -0.1}, "threshold must be in"),
+        ({"threshold": 1.0}, "threshold must be in"),
         ({"attribution": "harsh"}, "attribution"),
     ],
 )
@@ -263,6 +265,23 @@ def test_branches_follow_from_entropy_and_save_turns() -> None:
         )
         assert given_ == pytest.approx(branch_probability(now, first), abs=1e-5)
         assert 0 <= now <= 4 / math.log(257)
+
+
+def test_above_a_threshold_every_decision_is_a_branch_and_none_below_it() -> None:
+    forks = {}
+    for threshold in (0.0, 0.4, 0.5, 0.6, 0.99):
+        strategy = EntropyBranching(group_size=40, initial=3, weight=0.5, threshold=threshold)
+        groups = collected(strategy)
+        assert [len(group.trajectories) for group in groups] == [40, 40]
+        children = [each for group in groups for each in group.trajectories if each.parent_id]
+        for child in children:
+            now, first = (float(child.metadata[name]) for name in ("branch_entropy", "initial_entropy"))
+            assert branch_probability(now, first, weight=0.5) > threshold - 1e-5
+            assert child.metadata["branch_probability"] == "1"
+        forks[threshold] = len(children)
+    assert forks[0.0] > forks[0.5] > forks[0.99] == 0
+    chance = arpo(grpo(), weight=0.2, threshold=0.5).rollout._chance  # type: ignore[attr-defined]
+    assert [chance(now, 0.5, 0) for now in (0.4, 0.5, 0.6)] == [0, 0, 1]
 
 
 def test_hard_attribution_on_groups_that_branched() -> None:
