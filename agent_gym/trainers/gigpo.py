@@ -89,7 +89,7 @@ class _Turns:
         return torch.cat([values, values.new_zeros(1)])[self.of_token]
 
 
-@extends(grpo, without=("normalize_std",))
+@extends(grpo, without=("normalize_std", "over", "singletons"))
 def gigpo(
     *,
     step_weight: float = 1.0,

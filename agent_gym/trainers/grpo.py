@@ -8,15 +8,19 @@ Source: Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
+from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.trainers import advantages, policy_loss
 from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts, Progress
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.kl import with_reference_kl
 from agent_gym.trajectory import Group
+
+Counted = Literal["trajectories", "rows"]
+"""What counts once in the mean and the standard deviation of a group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +52,20 @@ class GroupAdvantage:
 
     normalize_std: bool = True
     eps: float = 1e-6
-    over: Literal["trajectories", "rows"] = "trajectories"
+    over: Counted = "trajectories"
+    singletons: advantages.Singletons = "zero"
 
     def __call__(self, batch: Batch, so_far: Tensor) -> Tensor:
         """Return advantages (B, T)."""
         if self.over == "rows":
-            rows = advantages.grpo(batch.rewards, batch.groups, normalize_std=self.normalize_std, eps=self.eps)
-            return rows.unsqueeze(1) * batch.mask
+            return self._compare(batch.rewards, batch.groups).unsqueeze(1) * batch.mask
         first, place = batch.first_rows()
-        each = advantages.grpo(
-            batch.rewards[first], batch.groups[first], normalize_std=self.normalize_std, eps=self.eps
+        return self._compare(batch.rewards[first], batch.groups[first])[place].unsqueeze(1) * batch.mask
+
+    def _compare(self, rewards: Tensor, groups: Tensor) -> Tensor:
+        return advantages.grpo(
+            rewards, groups, normalize_std=self.normalize_std, eps=self.eps, singletons=self.singletons
         )
-        return each[place].unsqueeze(1) * batch.mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,8 @@ def grpo(
     *,
     group_size: int = 8,
     normalize_std: bool = True,
+    over: Counted = "trajectories",
+    singletons: advantages.Singletons = "zero",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
@@ -135,6 +143,9 @@ def grpo(
     Args:
         group_size: Trajectories a task.
         normalize_std: Divide by the group's standard deviation; False is Dr. GRPO.
+        over: What counts once in a group's mean and standard deviation: "trajectories" (the paper), or "rows" (the
+            released code of verl-agent, where a row is a turn and long episodes have more say).
+        singletons: What a group of one gets: "zero", or its "reward" as in verl.
         clip_low: Lower clip range of the ratio.
         clip_high: Upper clip range; 0.28 is DAPO's.
         dual_clip: Bound of the ratio where the advantage is negative.
@@ -143,15 +154,32 @@ def grpo(
         kl_estimator: How that is estimated, see `policy_loss.kl`.
         invalid_action_penalty: Taken off the reward for each turn whose action did nothing; 0 leaves it out.
         aggregation: See `policy_loss.aggregate`.
-        loss_scale: The constant of "seq-mean-token-sum-norm".
+        loss_scale: The constant of "seq-mean-token-sum-norm", which needs one: by the longest row of a step, steps with
+            short episodes would count more.
+
+    Raises:
+        UnknownIdError: No such `over`, `singletons` or `aggregation`.
+        ConfigError: "seq-mean-token-sum-norm" without a constant above 0.
     """
+    for kind, name, known in (
+        ("way to count in a group", over, Counted),
+        ("advantage of a group of one", singletons, advantages.Singletons),
+        ("aggregation", aggregation, policy_loss.Aggregation),
+    ):
+        if name not in get_args(known):
+            raise UnknownIdError.of(kind, name, get_args(known))
+    if aggregation == "seq-mean-token-sum-norm" and not (loss_scale and loss_scale > 0):
+        raise ConfigError(
+            "The aggregation 'seq-mean-token-sum-norm' divides by a constant: set loss_scale, to about the tokens that "
+            "an episode may have."
+        )
     penalty = (InvalidActionPenalty(invalid_action_penalty),) if invalid_action_penalty else ()
     bonus = (EntropyBonus(entropy_coefficient),) if entropy_coefficient else ()
     base = Algorithm(
         name="grpo",
         rollout=IndependentRollouts(group_size),
         rewards=penalty,
-        advantages=(GroupAdvantage(normalize_std),),
+        advantages=(GroupAdvantage(normalize_std, over=over, singletons=singletons),),
         losses=(ClippedPolicyLoss(clip_low, clip_high, dual_clip), *bonus),
         aggregation=aggregation,
         loss_scale=loss_scale,

@@ -42,7 +42,7 @@ class GeneralizedAdvantage:
         return own.scatter(advantages.whiten(estimates, own.mask) if self.whitened else estimates)
 
 
-@extends(grpo, without=("normalize_std",))
+@extends(grpo, without=("normalize_std", "over", "singletons"))
 def ppo(
     *,
     gamma: float = 1.0,

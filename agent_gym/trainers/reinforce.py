@@ -49,7 +49,7 @@ class WhitenedDifferences:
         )
 
 
-@extends(grpo, without=("normalize_std",))
+@extends(grpo, without=("normalize_std", "over", "singletons"))
 def reinforce_plus_plus(
     *, baseline: bool = False, gamma: float = 1.0, reset_at_holes: bool = False, **options: Any
 ) -> Algorithm:

@@ -29,7 +29,7 @@ class LeaveOneOutAdvantage:
         return rows.unsqueeze(1) * batch.mask
 
 
-@extends(grpo, without=("normalize_std",))
+@extends(grpo, without=("normalize_std", "over", "singletons"))
 def rloo(**options: Any) -> Algorithm:
     """The base.
 

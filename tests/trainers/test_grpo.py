@@ -5,11 +5,15 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from base_rows import episode, filled, groups
 from helpers import small_llama, trajectory
 
+from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.trainers import advantages, policy_loss
 from agent_gym.trainers.algorithm import IndependentRollouts, Progress
 from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.dapo import dapo
+from agent_gym.trainers.dr_grpo import dr_grpo
 from agent_gym.trainers.grpo import ClippedPolicyLoss, EntropyBonus, GroupAdvantage, grpo
 from agent_gym.trainers.policy_loss import Aggregation
 from agent_gym.trainers.update import Updater, UpdateSettings
@@ -57,6 +61,33 @@ def test_the_preset_carries_its_settings() -> None:
     assert algorithm.losses == (ClippedPolicyLoss(),) and algorithm.advantages == (GroupAdvantage(),)
 
 
+def test_the_released_ways_of_counting_are_options() -> None:
+    made = groups(window=True)
+    made.append(Group("alone", "task", [episode(["x"], [3], seed=99, window=True)]))
+    rows = filled(grpo(over="rows", singletons="reward"), made)
+    expected = advantages.grpo(rows.rewards, rows.groups, singletons="reward").unsqueeze(1) * rows.mask
+    assert torch.equal(rows.advantages, expected) and float(expected[-1].max()) == 3.0
+    papers = filled(grpo(), made)
+    once = advantages.grpo(rows.rewards, rows.groups, trajectories=rows.trajectories).unsqueeze(1) * rows.mask
+    torch.testing.assert_close(papers.advantages, once)
+    assert not torch.allclose(papers.advantages, rows.advantages) and not papers.advantages[-1].any()
+    for base in (dapo, dr_grpo):
+        [stage] = base(over="rows", singletons="reward").advantages
+        assert (stage.over, stage.singletons) == ("rows", "reward")
+
+
+@pytest.mark.parametrize("name", ["over", "singletons", "aggregation"])
+def test_what_is_not_known_is_refused_before_anything_is_played(name: str) -> None:
+    with pytest.raises(UnknownIdError, match="'nobody'"):
+        grpo(**{name: "nobody"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [None, 0.0, -1.0, float("nan")])
+def test_a_sum_that_is_divided_by_a_constant_needs_one(scale: float | None) -> None:
+    with pytest.raises(ConfigError, match="set loss_scale"):
+        grpo(aggregation="seq-mean-token-sum-norm", loss_scale=scale)
+
+
 def after_one_step(algorithm: Any, rows: Batch) -> dict[str, torch.Tensor]:
     model = small_llama()
     algorithm.fill(rows)
@@ -66,9 +97,9 @@ def after_one_step(algorithm: Any, rows: Batch) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("mode", get_args(Aggregation))
 def test_identity_settings_give_the_base_bit_for_bit(mode: Aggregation) -> None:
-    base = grpo(aggregation=mode)
+    base = grpo(aggregation=mode, loss_scale=64.0)
     identities = [
-        grpo(aggregation=mode, entropy_coefficient=0.0),
+        grpo(aggregation=mode, loss_scale=64.0, entropy_coefficient=0.0),
         replace(base, weights=(lambda rows: torch.ones_like(rows.mask),)),
         replace(base, advantages=(*base.advantages, lambda rows, so_far: so_far)),
         replace(base, rewards=(lambda group, rewards: rewards,)),

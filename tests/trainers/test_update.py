@@ -59,7 +59,7 @@ def gradient(settings: UpdateSettings, algorithm: Algorithm, rows: Batch, model:
 @pytest.mark.parametrize("mode", get_args(Aggregation))
 @pytest.mark.parametrize("entropy_coefficient", [0.0, 0.05])
 def test_the_size_of_micro_batches_changes_nothing(mode: Aggregation, entropy_coefficient: float) -> None:
-    algorithm = grpo(aggregation=mode, entropy_coefficient=entropy_coefficient)
+    algorithm = grpo(aggregation=mode, loss_scale=64.0, entropy_coefficient=entropy_coefficient)
     model = small_llama()
     rows = batch(model, algorithm=algorithm)
     grads = []
