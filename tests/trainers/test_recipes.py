@@ -31,6 +31,44 @@ def test_every_paper_has_recipes() -> None:
     assert "alfworld" in recipe_names("epo") and recipe_names("grpo") == []
 
 
+@pytest.mark.parametrize(
+    ("piece", "name", "published"),
+    [
+        ("epo", "scienceworld", {"alpha": 0.05, "steps": 125, "rate": 5e-6, "mini": 128, "tasks": 16, "size": 8}),
+        ("epo", "alfworld", {"alpha": 0.1, "steps": 150, "rate": 5e-6, "mini": 256, "tasks": 16, "size": 8}),
+        ("epo", "scienceworld-ppo", {"alpha": 0.05, "steps": 125, "rate": 3e-6, "mini": 64, "tasks": 128, "size": 1}),
+        ("epo", "alfworld-ppo", {"alpha": 0.1, "steps": 150, "rate": 5e-6, "mini": 256, "tasks": 128, "size": 1}),
+        ("arpo", "reasoning", {"tasks": 128, "updates": 8, "size": 16, "initial": 8, "calls": 3, "length": 5632}),
+        ("arpo", "deepsearch-8b", {"tasks": 128, "updates": 8, "size": 16, "initial": 8, "calls": 6, "length": 12000}),
+        ("arpo", "deepsearch-14b", {"tasks": 64, "updates": 8, "size": 12, "initial": 6, "calls": 6, "length": 8192}),
+        ("aepo", "reasoning", {"tasks": 128, "updates": 8, "size": 16, "initial": 8, "calls": 6, "length": 5632}),
+        ("aepo", "deepsearch-14b", {"tasks": 64, "updates": 8, "size": 12, "initial": 6, "calls": 6, "length": 8192}),
+        ("empg", "alfworld", {"steps": 150, "size": 8}),
+        ("empg", "webshop", {"steps": 150, "size": 8}),
+        ("spear", "alfworld", {"steps": 200, "rate": 1e-6, "mini": 1024, "tasks": 32, "size": 8, "warmup": 100}),
+        ("spear", "webshop", {"steps": 350, "rate": 1e-6, "mini": 256, "tasks": 32, "size": 8, "warmup": 200}),
+        ("spear", "math", {"rate": 1e-6, "mini": 64 * 16, "tasks": 128, "size": 16, "warmup": 300}),
+    ],
+)
+def test_the_published_numbers(piece: str, name: str, published: dict[str, float]) -> None:
+    config = build(TrainConfig, recipe(piece, name))
+    options = config.algorithm.options
+    found = {
+        "alpha": options.get("epo.smoothing"),
+        "steps": config.steps,
+        "rate": config.update.learning_rate,
+        "mini": config.update.mini_batch_rows,
+        "updates": config.update.updates_per_step,
+        "tasks": config.rollout.tasks,
+        "size": options["group_size"],
+        "initial": options.get("initial"),
+        "calls": config.env.options.get("max_calls"),
+        "length": config.rollout.max_episode_tokens,
+        "warmup": options.get("warmup"),
+    }
+    assert {key: found[key] for key in published} == published
+
+
 def test_a_file_and_the_command_line_stand_above_the_recipe() -> None:
     values = recipe("epo", "alfworld")
     config = load(TrainConfig, None, {"model.path": "tiny", "algorithm.options": {}}, base=values)
