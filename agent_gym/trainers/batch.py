@@ -203,10 +203,12 @@ class _Nodes:
 
 
 def _check_finite(trajectories: Sequence[Trajectory], rewards: Sequence[float] | Sequence[Sequence[float]]) -> None:
-    for trajectory, reward in zip(trajectories, map(_sum, rewards), strict=True):
-        if not math.isfinite(reward):
+    for trajectory, own in zip(trajectories, rewards, strict=True):
+        # Each one by itself: infinities of both signs have no sum.
+        broken = [reward for reward in (own if isinstance(own, Sequence) else [own]) if not math.isfinite(reward)]
+        if broken:
             raise TrainingError(
-                f"The reward of episode {trajectory.id!r} (task {trajectory.task_id!r}) is {reward}: look at the "
+                f"The reward of episode {trajectory.id!r} (task {trajectory.task_id!r}) is {broken[0]}: look at the "
                 "environment's rewards and at the reward functions."
             )
         if not (math.isfinite(sum(trajectory.logprobs)) and math.isfinite(sum(trajectory.entropies))):

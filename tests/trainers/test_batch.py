@@ -92,3 +92,9 @@ def test_what_is_not_finite_is_named_before_anything_is_trained(spoilt: str) -> 
         getattr(made, spoilt)[3] = float("nan")
     with pytest.raises(TrainingError, match="made1"):
         make_batch([made], [float("inf") if spoilt == "reward" else 0.0], [0])
+
+
+@pytest.mark.parametrize("rewards", [[float("inf"), float("-inf")], [float("nan"), 0.0], [0.0, float("-inf")]])
+def test_rewards_that_are_not_finite_are_named_even_where_they_have_no_sum(rewards: list[float]) -> None:
+    with pytest.raises(TrainingError, match=r"The reward of episode 'made1' .* is (inf|nan|-inf): look at"):
+        make_batch([trajectory(2, 2, seed=1)], [rewards], [0])
