@@ -20,7 +20,7 @@ from agent_gym.engines.base import Engine
 from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.branching import BranchPlan, Timing
 from agent_gym.trainers import policy_loss
-from agent_gym.trainers.algorithm import Algorithm, LossTerm, Progress
+from agent_gym.trainers.algorithm import AdvantageStage, Algorithm, LossTerm, Progress
 from agent_gym.trainers.arpo import (
     Attribution,
     EntropyBranching,
@@ -33,6 +33,7 @@ from agent_gym.trainers.arpo import (
 from agent_gym.trainers.bases import played_by
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.checks import require_finite
+from agent_gym.trainers.empg import EntropyModulation
 from agent_gym.trainers.grpo import ClippedPolicyLoss
 
 Form = Literal["paper", "repo"]
@@ -364,9 +365,17 @@ def aepo(
     return replace(
         played_by(base, rollout),
         name=f"{base.name}+aepo",
-        advantages=(*base.advantages, *attribution_stages(attribution), *aware),
+        advantages=(*_attributed(base, attribution), *aware),
         losses=_balanced(base) if clipping else base.losses,
     )
+
+
+def _attributed(base: Algorithm, attribution: Attribution) -> tuple[AdvantageStage, ...]:
+    """Return the advantage stages of an algorithm with the attribution to branches, which comes before EMPG."""
+    stages = base.advantages
+    modulated = [isinstance(stage, EntropyModulation) for stage in stages]
+    place = modulated.index(True) if any(modulated) else len(stages)
+    return (*stages[:place], *attribution_stages(attribution), *stages[place:])
 
 
 def _balanced(base: Algorithm) -> tuple[LossTerm, ...]:

@@ -203,9 +203,9 @@ class _Nodes:
 
 
 def _check_finite(trajectories: Sequence[Trajectory], rewards: Sequence[float] | Sequence[Sequence[float]]) -> None:
-    for trajectory, own in zip(trajectories, rewards, strict=True):
+    for trajectory, own in zip(trajectories, map(_listed, rewards), strict=True):
         # Each one by itself: infinities of both signs have no sum.
-        broken = [reward for reward in (own if isinstance(own, Sequence) else [own]) if not math.isfinite(reward)]
+        broken = [reward for reward in own if not math.isfinite(reward)]
         if broken:
             raise TrainingError(
                 f"The reward of episode {trajectory.id!r} (task {trajectory.task_id!r}) is {broken[0]}: look at the "
@@ -219,7 +219,11 @@ def _check_finite(trajectories: Sequence[Trajectory], rewards: Sequence[float] |
 
 
 def _sum(rewards: float | Sequence[float]) -> float:
-    return math.fsum(rewards) if isinstance(rewards, Sequence) else float(rewards)
+    return math.fsum(_listed(rewards))
+
+
+def _listed(rewards: float | Sequence[float]) -> Sequence[float]:
+    return rewards if isinstance(rewards, Sequence) else [float(rewards)]
 
 
 def _pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,11 @@ import pytest
 
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.trainers import presets
+from agent_gym.trainers.aepo import EntropyAwareAdvantage
 from agent_gym.trainers.algorithm import Algorithm
+from agent_gym.trainers.arpo import SharedPrefixAttribution
+from agent_gym.trainers.empg import EntropyModulation
+from agent_gym.trainers.grpo import GroupAdvantage
 from agent_gym.trainers.presets import BASES, METHODS, make_algorithm, parse, piece
 
 
@@ -32,6 +36,13 @@ def test_the_order_of_names_does_not_matter() -> None:
     assert names("aepo+empg") == ["grpo", "empg", "aepo"]
     assert names("reinforce++") == ["reinforce++"]
     assert names("epo+reinforce++") == names("reinforce+++epo") == ["reinforce++", "epo"]
+
+
+@pytest.mark.parametrize("name", ["empg+arpo", "empg+aepo"])
+def test_advantages_are_attributed_then_modulated_then_weighed(name: str) -> None:
+    stages = [type(stage) for stage in make_algorithm(name, {"attribution": "hard"}).advantages]
+    expected = [GroupAdvantage, SharedPrefixAttribution, EntropyModulation, EntropyAwareAdvantage]
+    assert stages == expected[: len(stages)] and len(stages) == 3 + name.endswith("aepo")
 
 
 def test_what_cannot_be_joined_is_refused_with_the_reason() -> None:
