@@ -19,7 +19,7 @@ from agent_gym.trainers import advantages
 from agent_gym.trainers.algorithm import Algorithm
 from agent_gym.trainers.bases import extends, require_shares
 from agent_gym.trainers.batch import Batch
-from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.grpo import estimated_by, grpo
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +119,4 @@ def gigpo(
         if value not in known:
             raise ConfigError(f"GiGPO's {name} is one of {', '.join(known)}, not {value!r}.")
     stage = GroupInGroupAdvantage(step_weight, gamma, normalization, over)
-    return replace(grpo(**options), name="gigpo", advantages=(stage,))
+    return replace(estimated_by(grpo(**options), stage), name="gigpo")

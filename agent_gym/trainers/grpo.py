@@ -7,16 +7,16 @@ Source: Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.trainers import advantages, policy_loss
-from agent_gym.trainers.algorithm import Algorithm, IndependentRollouts, Progress
+from agent_gym.trainers.algorithm import AdvantageStage, Algorithm, IndependentRollouts, Progress
 from agent_gym.trainers.batch import Batch
-from agent_gym.trainers.kl import with_reference_kl
+from agent_gym.trainers.kl import Place, with_reference_kl
 from agent_gym.trajectory import Group
 
 Counted = Literal["trajectories", "rows"]
@@ -134,6 +134,7 @@ def grpo(
     entropy_coefficient: float = 0.0,
     kl_coefficient: float = 0.0,
     kl_estimator: policy_loss.KLEstimator = "k3",
+    kl_on: Place = "loss",
     invalid_action_penalty: float = 0.0,
     aggregation: policy_loss.Aggregation = "token-mean",
     loss_scale: float | None = None,
@@ -152,6 +153,7 @@ def grpo(
         entropy_coefficient: Weight of an entropy bonus; 0 leaves it out.
         kl_coefficient: Weight of a penalty on the divergence from the policy before training; 0 leaves it out.
         kl_estimator: How that is estimated, see `policy_loss.kl`.
+        kl_on: Where the penalty stands: in the "loss", or on the "reward" of each token, where verl has "k1".
         invalid_action_penalty: Taken off the reward for each turn whose action did nothing; 0 leaves it out.
         aggregation: See `policy_loss.aggregate`.
         loss_scale: The constant of "seq-mean-token-sum-norm", which needs one: by the longest row of a step, steps with
@@ -184,4 +186,10 @@ def grpo(
         aggregation=aggregation,
         loss_scale=loss_scale,
     )
-    return with_reference_kl(base, kl_coefficient, kl_estimator)
+    return with_reference_kl(base, kl_coefficient, kl_estimator, on=kl_on)
+
+
+def estimated_by(base: Algorithm, estimator: AdvantageStage) -> Algorithm:
+    """Put another estimator in the place of GRPO's; what comes before it (a penalty on rewards) stays."""
+    stages = tuple(estimator if isinstance(stage, GroupAdvantage) else stage for stage in base.advantages)
+    return replace(base, advantages=stages)

@@ -17,7 +17,7 @@ from agent_gym.trainers import advantages
 from agent_gym.trainers.algorithm import Algorithm, CriticSettings
 from agent_gym.trainers.bases import extends, require_shares
 from agent_gym.trainers.batch import Batch
-from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.grpo import estimated_by, grpo
 from agent_gym.trainers.sequences import Sequences
 
 
@@ -82,4 +82,4 @@ def ppo(
         warmup_steps=critic_warmup_steps,
     )
     stage = GeneralizedAdvantage(gamma, lam, whitened)
-    return replace(grpo(**options), name="ppo", advantages=(stage,), critic=critic)
+    return replace(estimated_by(grpo(**options), stage), name="ppo", critic=critic)

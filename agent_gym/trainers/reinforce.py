@@ -15,7 +15,7 @@ from agent_gym.trainers import advantages
 from agent_gym.trainers.algorithm import Algorithm
 from agent_gym.trainers.bases import extends, require_shares
 from agent_gym.trainers.batch import Batch
-from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.grpo import estimated_by, grpo
 from agent_gym.trainers.sequences import Sequences
 
 
@@ -66,4 +66,4 @@ def reinforce_plus_plus(
     """
     require_shares(gamma=gamma)
     stage = WhitenedDifferences() if baseline else WhitenedReturns(gamma, reset_at_holes)
-    return replace(grpo(**options), name="reinforce++", advantages=(stage,))
+    return replace(estimated_by(grpo(**options), stage), name="reinforce++")

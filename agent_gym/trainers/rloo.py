@@ -16,7 +16,7 @@ from agent_gym.trainers import advantages
 from agent_gym.trainers.algorithm import Algorithm
 from agent_gym.trainers.bases import extends
 from agent_gym.trainers.batch import Batch
-from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.grpo import estimated_by, grpo
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,4 +36,4 @@ def rloo(**options: Any) -> Algorithm:
     Args:
         **options: Those of `grpo`.
     """
-    return replace(grpo(**options), name="rloo", advantages=(LeaveOneOutAdvantage(),))
+    return replace(estimated_by(grpo(**options), LeaveOneOutAdvantage()), name="rloo")

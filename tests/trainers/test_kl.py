@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from agent_gym.errors import ConfigError, TrainingError, UnknownIdError
+from agent_gym.trainers.dapo import dapo
+from agent_gym.trainers.dr_grpo import dr_grpo
+from agent_gym.trainers.gigpo import gigpo
 from agent_gym.trainers.grpo import grpo
-from agent_gym.trainers.kl import ReferenceKL
+from agent_gym.trainers.kl import PenalisedRewards, ReferenceKL
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.policy_loss import kl
+from agent_gym.trainers.ppo import ppo
+from agent_gym.trainers.reinforce import reinforce_plus_plus
+from agent_gym.trainers.rloo import rloo
 from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trainers.update import UpdateSettings
 
@@ -132,11 +138,46 @@ def test_the_penalty_holds_the_policy_back() -> None:
     assert 0 < distances[1] < 0.5 * distances[0]
 
 
+@pytest.mark.parametrize("window", [False, True], ids=["trajectories", "turns"])
+def test_on_the_reward_each_token_pays_and_the_trajectory_their_sum(window: bool) -> None:
+    made = groups(window=window)
+    plain, batch = filled(grpo(), made), filled(grpo(kl_coefficient=0.5, kl_estimator="k1", kl_on="reward"), made)
+    penalties = 0.5 * (batch.old_logprobs - batch.ref_logprobs) * batch.mask
+    assert (penalties[batch.mask.bool()] != 0).all()
+    torch.testing.assert_close(batch.token_rewards, plain.token_rewards - penalties)
+    for number in batch.trajectories.unique():
+        rows = batch.trajectories == number
+        expected = plain.rewards[rows] - penalties[rows].sum()
+        torch.testing.assert_close(batch.rewards[rows], expected)
+        torch.testing.assert_close(batch.token_rewards[rows].sum(), batch.rewards[rows][0])
+    [stage] = grpo().advantages
+    torch.testing.assert_close(batch.advantages, stage(batch, batch.advantages))
+    assert grpo(kl_on="reward") == grpo()
+
+
+@pytest.mark.parametrize("base", [dapo, dr_grpo, gigpo, ppo, reinforce_plus_plus, rloo])
+def test_every_base_estimates_from_the_penalised_rewards(base: Any) -> None:
+    algorithm = base(kl_coefficient=0.5, kl_estimator="k1", kl_on="reward")
+    penalty, estimator = algorithm.advantages
+    assert penalty == PenalisedRewards(0.5) and (estimator,) == base().advantages and algorithm.losses == base().losses
+    batch = filled(algorithm, groups())
+    assert not torch.allclose(batch.advantages, filled(base(), groups()).advantages)
+
+
+def test_a_broken_reference_is_refused_before_it_spoils_rewards() -> None:
+    batch = filled(grpo(kl_coefficient=1.0, kl_on="reward"), groups())
+    batch.ref_logprobs[batch.mask.bool()] = float("inf")
+    with pytest.raises(TrainingError, match="A reference log-probability is not finite"):
+        PenalisedRewards(1.0)(batch, batch.advantages)
+
+
 def test_a_negative_coefficient_and_a_missing_reference_are_refused() -> None:
     with pytest.raises(ConfigError, match="kl_coefficient must be at least 0, not -1"):
         grpo(kl_coefficient=-1.0)
     with pytest.raises(UnknownIdError, match="KL estimator 'k4'"):
         grpo(kl_estimator="k4")  # type: ignore[arg-type]
+    with pytest.raises(UnknownIdError, match="place of the KL penalty 'advantage'"):
+        grpo(kl_on="advantage")  # type: ignore[arg-type]
     model = learner(grpo()).updater.scorer.model
     with pytest.raises(TrainingError, match="compares with a reference policy"):
         Learner(model, grpo(kl_coefficient=0.1), UpdateSettings())
