@@ -58,7 +58,9 @@ def test_every_piece_has_a_page_that_names_its_options_and_recipes() -> None:
         unnamed = [option for option in piece(name).options if f"`{option}`" not in text]
         assert not unnamed, f"{name}.md does not name {unnamed}"
         assert all(recipe in text for recipe in recipe_names(name)), f"{name}.md does not name its recipes"
-    assert all(f"[{name}](" in PAGES["bases"] for name in BASES)
+    for name in BASES:
+        unnamed = [option for option in piece(name).options if f"`{option}`" not in PAGES["bases"]]
+        assert f"[{name}](" in PAGES["bases"] and not unnamed, f"bases.md does not name {name} or its {unnamed}"
 
 
 def test_the_index_names_every_piece_and_every_slot() -> None:

@@ -98,10 +98,3 @@ def test_an_option_of_several_pieces_must_say_which(tmp_path: Path) -> None:
 
 def test_the_tables_name_what_exists() -> None:
     assert presets.DEFAULT_BASE in BASES and not set(BASES) & set(METHODS)
-
-
-@pytest.mark.parametrize("name", [*BASES, *METHODS])
-def test_the_page_of_each_piece_names_all_its_options(name: str) -> None:
-    folder = Path(__file__).parents[2] / "docs" / "methods"
-    page = (folder / ("bases.md" if name in BASES else f"{name}.md")).read_text()
-    assert not [option for option in piece(name).options if f"`{option}`" not in page]
