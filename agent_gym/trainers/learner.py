@@ -69,7 +69,7 @@ class Learner:
             else None
         )
         if algorithm.replay is not None:
-            algorithm.replay.bind(f"{model.config.model_type}, {model.config.vocab_size} tokens")
+            algorithm.replay.bind(_kind(model))
         self.updater = Updater(model, settings, accelerator=accelerator)
 
     def learn(self, groups: Sequence[Group], progress: Progress) -> dict[str, float]:
@@ -132,3 +132,9 @@ class Learner:
         self.algorithm.load_state_dict(state["algorithm"])
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])
+
+
+def _kind(model: PreTrainedModel) -> str:
+    """Return what two models have in common whose log-probabilities can be compared."""
+    config = model.config.get_text_config()
+    return f"{config.model_type}, {config.vocab_size} tokens, {config.hidden_size} x {config.num_hidden_layers}"
