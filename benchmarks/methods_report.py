@@ -133,7 +133,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             f"{row['episodes']:.0f}",
             f"{row['env_turns']:.0f}",
             f"{row['base_success_at_these_turns']:.2f}",
-            f"{row['tool_calls']:.0f}",
+            f"{row['tool_calls']:.0f}" if row["tool_calls"] else "",
             f"{row['cpu_seconds']:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -46,7 +46,7 @@ METHODS = {
     "spear-unpaid": Method("grpo+spear", {"tool_reward": "none"}, ("warmup",)),
 }
 COMPARED = {
-    "alfworld": ("grpo", "epo", "arpo", "aepo", "empg", "spear", "epo-strong", "arpo-2"),
+    "alfworld": ("grpo", "epo", "arpo", "aepo", "empg", "spear", "arpo-2"),
     "scienceworld": ("grpo", "epo", "arpo", "aepo", "empg", "spear"),
     "search": ("grpo", "epo", "arpo", "aepo", "empg", "spear", "arpo-2", "spear-unpaid"),
     "collapse": ("grpo", "epo", "epo-strong"),
