@@ -59,17 +59,19 @@ class ScriptedEngine(Engine):
             token_ids, finish_reason = token_ids[: sampling.max_tokens], "length"
         if session is not None:
             session.cached = len(prompt_ids) + len(token_ids)
-            session.state = (*_ends(session), session.cached)
+            _ends(session).append(session.cached)
         zeros = [0.0] * len(token_ids)
         return Completion(token_ids, zeros, list(zeros), finish_reason, self.version)
 
     def fork_session(self, session: Session, length: int | None = None) -> Session:
         """Copy a session; answers that end after the first `length` tokens have not been given in it."""
-        ends = tuple(end for end in _ends(session) if length is None or end <= length)
+        ends = [end for end in _ends(session) if length is None or end <= length]
         return Session(self, ends[-1] if ends else 0, ends)
 
 
-def _ends(session: Session) -> tuple[int, ...]:
-    """Where each answer of a session ended, in tokens."""
-    ends: tuple[int, ...] = session.state or ()
+def _ends(session: Session) -> list[int]:
+    """Where each answer of a session ended, in tokens; what is appended is kept."""
+    if session.state is None:
+        session.state = []
+    ends: list[int] = session.state
     return ends
