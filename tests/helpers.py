@@ -1,6 +1,7 @@
 """Small environments, models and records for the tests."""
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Coroutine, Sequence
@@ -116,4 +117,16 @@ def trajectory(context: int, action: int, *, seed: int = 0, vocabulary: int = 64
         made.append_action(ids, [-rng.random() - 3 for _ in ids], [rng.random() for _ in ids])
         made.turns.append(Turn("o", "t", "a", start, start + action))
     made.turns[-1].reward = reward
+    return made
+
+
+def any_word(chat: Any) -> list[Trajectory]:
+    """Return demonstrations of answering `WordEnv` with some word, right or wrong alike."""
+    made = []
+    for shown, said in itertools.product(WORDS, WORDS):
+        demonstration = Trajectory(shown)
+        demonstration.append_context(chat.begin(f"say {shown}"))
+        answer = chat.answer(said)
+        demonstration.append_action(answer, [0.0] * len(answer), [0.0] * len(answer))
+        made.append(demonstration)
     return made

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agent_gym.engines.slots import SlotCache, make_plan, slot_attention_enabled
+from agent_gym.engines.attention import attending_through
+from agent_gym.engines.slots import NAME, SlotCache, make_plan
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ class SlotRunner:
         plan = make_plan(self.cache, [(row.state.index, row.past, len(row.new_ids)) for row in rows], device)
         input_ids = torch.tensor([[token for row in rows for token in row.new_ids]], device=device)
         ends = torch.tensor([len(row.new_ids) for row in rows], device=device).cumsum(0) - 1
-        with slot_attention_enabled(self.model):
+        with attending_through(self.model, NAME):
             output = self.model(
                 input_ids=input_ids,
                 position_ids=plan.positions.unsqueeze(0),

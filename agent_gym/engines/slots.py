@@ -5,15 +5,15 @@ goes through the linear layers; attention reads each conversation's own slot of 
 a Hugging Face model through its attention interface, so that the model's own code runs everything else.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from agent_gym.engines.attention import register_attention
 
 NAME = "agent_gym_slots"
 _ROUND = 128
@@ -199,21 +199,4 @@ def _causal(past: int, end: int, device: torch.device) -> Tensor:
     return torch.ones(end - past, end, dtype=torch.bool, device=device).tril(past)
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Spare the model the building of a mask over the packed row; the attention function makes its own."""
-    return None
-
-
-AttentionInterface.register(NAME, slot_attention)
-AttentionMaskInterface.register(NAME, _no_mask)
-
-
-@contextmanager
-def slot_attention_enabled(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model attend through the slots inside the block, and as before after it."""
-    before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
+register_attention(NAME, slot_attention)

@@ -9,7 +9,7 @@ folder AEPO.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +20,7 @@ from agent_gym.engines.base import Engine
 from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.branching import BranchPlan, Timing
 from agent_gym.trainers import policy_loss
-from agent_gym.trainers.algorithm import AdvantageStage, Algorithm, LossTerm, Progress
+from agent_gym.trainers.algorithm import AdvantageStage, Algorithm, LossTerm
 from agent_gym.trainers.arpo import (
     Attribution,
     EntropyBranching,
@@ -34,7 +34,7 @@ from agent_gym.trainers.bases import played_by
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.checks import require_finite
 from agent_gym.trainers.empg import EntropyModulation
-from agent_gym.trainers.grpo import ClippedPolicyLoss
+from agent_gym.trainers.grpo import ClippedPolicyLoss, SurrogateLoss
 
 Form = Literal["paper", "repo"]
 
@@ -254,39 +254,12 @@ class BalancedBranching(EntropyBranching):
 
 
 @dataclass(frozen=True, slots=True)
-class BalancedPolicyLoss:
+class BalancedPolicyLoss(SurrogateLoss):
     """`balanced_clip`."""
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float = 3.0
-    needs_entropy_gradient: bool = False
-    needs_every_row: bool = False
-    aggregation: policy_loss.Aggregation | None = None
-
-    def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
-        """Return losses (B, T)."""
-        return balanced_clip(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
-
-    def metrics(self, batch: Batch, logprobs: Tensor, entropy: Tensor) -> Mapping[str, Tensor]:
-        """Return clip fractions and KL."""
-        return policy_loss.clip_metrics(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
+    def losses(self, *tensors: Tensor, clip_low: float, clip_high: float, dual_clip: float) -> Tensor:
+        """See `SurrogateLoss.losses`."""
+        return balanced_clip(*tensors, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,8 @@ class GroupAdvantage:
 
 
 @dataclass(frozen=True, slots=True)
-class ClippedPolicyLoss:
-    """`policy_loss.clipped`."""
+class SurrogateLoss:
+    """A surrogate with PPO's clip ranges; what is done beyond the range differs."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -79,29 +79,29 @@ class ClippedPolicyLoss:
     needs_every_row: bool = False
     aggregation: policy_loss.Aggregation | None = None
 
+    def losses(self, *tensors: Tensor, clip_low: float, clip_high: float, dual_clip: float) -> Tensor:
+        """Return losses (B, T) of log-probabilities, old ones, advantages and mask."""
+        raise NotImplementedError
+
     def __call__(self, batch: Batch, logprobs: Tensor, entropy: Tensor, progress: Progress) -> Tensor:
         """Return losses (B, T)."""
-        return policy_loss.clipped(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
+        return self.losses(logprobs, batch.old_logprobs, batch.advantages, batch.mask, **self._ranges())
 
     def metrics(self, batch: Batch, logprobs: Tensor, entropy: Tensor) -> Mapping[str, Tensor]:
         """Return clip fractions and KL."""
-        return policy_loss.clip_metrics(
-            logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            batch.mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
+        return policy_loss.clip_metrics(logprobs, batch.old_logprobs, batch.advantages, batch.mask, **self._ranges())
+
+    def _ranges(self) -> dict[str, float]:
+        return {"clip_low": self.clip_low, "clip_high": self.clip_high, "dual_clip": self.dual_clip}
+
+
+@dataclass(frozen=True, slots=True)
+class ClippedPolicyLoss(SurrogateLoss):
+    """`policy_loss.clipped`."""
+
+    def losses(self, *tensors: Tensor, clip_low: float, clip_high: float, dual_clip: float) -> Tensor:
+        """See `SurrogateLoss.losses`."""
+        return policy_loss.clipped(*tensors, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
 
 
 @dataclass(frozen=True, slots=True)

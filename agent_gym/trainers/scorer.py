@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from agent_gym.engines.attention import attending_through
 from agent_gym.errors import TrainingError
-from agent_gym.trainers.shared_prefix import PrefixTree, pack, tree_attention_enabled
+from agent_gym.trainers.shared_prefix import NAME, PrefixTree, pack
 
 CHUNK_ELEMENTS = 1 << 26
 """Logits held at once (256 MB in float32). Larger selections are cut into chunks that are computed again backwards."""
@@ -117,7 +118,7 @@ class TokenScorer(nn.Module):
 
     def _along(self, tree: PrefixTree) -> Tensor:
         """Return what predicts the child of each node (N, ...), as `_before` does."""
-        with tree_attention_enabled(self.model):
+        with attending_through(self.model, NAME):
             return self._run(tree.tokens.unsqueeze(0), position_ids=tree.depths.unsqueeze(0), prefix_tree=tree)[0]
 
     def _run(self, input_ids: Tensor, **arguments: Any) -> Tensor:

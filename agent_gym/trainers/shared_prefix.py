@@ -11,15 +11,14 @@ It plugs into a Hugging Face model through its attention interface, so that the 
 The idea is that of the tree attention of SpecInfer (Miao et al., 2023, section 4.2), here with gradients.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from agent_gym.engines.attention import register_attention
 
 NAME = "agent_gym_prefix_tree"
 QUERIES = 128
@@ -180,21 +179,4 @@ def _last_queries(count: int, longest: int, window: int | None, like: Tensor) ->
     return mask
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Spare the model the building of a mask over the packed row; the attention function knows the tree."""
-    return None
-
-
-AttentionInterface.register(NAME, tree_attention)
-AttentionMaskInterface.register(NAME, _no_mask)
-
-
-@contextmanager
-def tree_attention_enabled(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model attend along the `prefix_tree` that it is called with inside the block, and as before after it."""
-    before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
+register_attention(NAME, tree_attention)

@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from helpers import WORDS, WordEnv, run, small_llama
+from helpers import WORDS, WordEnv, any_word, run, small_llama
 
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.transformers import TransformersEngine
@@ -15,22 +15,8 @@ from agent_gym.trainers.grpo import grpo
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.update import UpdateSettings
 from agent_gym.trainers.warmstart import CloneSettings, clone
-from agent_gym.trajectory import Trajectory
 
 STEPS = 50
-
-
-def any_word(chat: TemplateChat) -> list[Trajectory]:
-    """Return demonstrations of answering with some word, right or wrong alike."""
-    made = []
-    for shown in WORDS:
-        for said in WORDS:
-            trajectory = Trajectory(shown)
-            trajectory.append_context(chat.begin(f"say {shown}"))
-            answer = chat.answer(said)
-            trajectory.append_action(answer, [0.0] * len(answer), [0.0] * len(answer))
-            made.append(trajectory)
-    return made
 
 
 def test_grpo_learns_the_identity_from_chance(tokenizer: Any) -> None:

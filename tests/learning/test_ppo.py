@@ -1,10 +1,9 @@
 """A model that begins at chance learns with a critic what to answer, and the critic learns what it will earn."""
 
-import itertools
 import statistics
 from typing import Any
 
-from helpers import WORDS, WordEnv, run, small_llama
+from helpers import WORDS, WordEnv, any_word, run, small_llama
 
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.transformers import TransformersEngine
@@ -16,21 +15,8 @@ from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.ppo import ppo
 from agent_gym.trainers.update import UpdateSettings
 from agent_gym.trainers.warmstart import CloneSettings, clone
-from agent_gym.trajectory import Trajectory
 
 STEPS = 24
-
-
-def any_word(chat: TemplateChat) -> list[Trajectory]:
-    """Return demonstrations of answering with some word, right or wrong alike."""
-    made = []
-    for shown, said in itertools.product(WORDS, WORDS):
-        trajectory = Trajectory(shown)
-        trajectory.append_context(chat.begin(f"say {shown}"))
-        answer = chat.answer(said)
-        trajectory.append_action(answer, [0.0] * len(answer), [0.0] * len(answer))
-        made.append(trajectory)
-    return made
 
 
 def test_ppo_learns_the_identity_from_chance(tokenizer: Any) -> None:

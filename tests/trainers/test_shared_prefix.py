@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from agent_gym.engines.attention import attending_through
 from agent_gym.trainers import shared_prefix
 from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.batch import make_batch
 from agent_gym.trainers.grpo import grpo
 from agent_gym.trainers.shared_prefix import (
+    NAME,
     Branch,
     PrefixTree,
     pack,
     tree_attention,
-    tree_attention_enabled,
     unique_tokens,
 )
 from agent_gym.trainers.update import Updater, UpdateSettings
@@ -128,7 +129,7 @@ def test_attention_of_another_kind_is_refused(extra: dict[str, Any]) -> None:
 def test_the_model_attends_as_before_after_the_block_whatever_happens_in_it() -> None:
     model = small_llama()
     before = model.config._attn_implementation
-    with pytest.raises(ZeroDivisionError), tree_attention_enabled(model):
+    with pytest.raises(ZeroDivisionError), attending_through(model, NAME):
         assert model.config._attn_implementation == shared_prefix.NAME
         raise ZeroDivisionError
     assert model.config._attn_implementation == before
