@@ -1,39 +1,22 @@
-"""The commands and their options."""
+"""The commands and their options; those around evaluation and viewing stand in files of their own."""
 
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import agent_gym
+from agent_gym.cli import eval_commands, view_commands
+from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Option, Runs, Seed, app, example, merge
 from agent_gym.cli.data import app as data_app
 
-app = typer.Typer(
-    name="agent-gym",
-    help="A gym for language-model agents.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+__all__ = ["app"]
 
 app.add_typer(data_app, name="data")
-
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any key, for example update.learning_rate=1e-5."),
-]
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file to start from.")]
-EnvId = Annotated[str | None, typer.Option("--env", help="Environment: an id, module:Class or file.py:Class.")]
-Option = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")]
-Runs = Annotated[Path, typer.Option(help="The folder that holds runs.")]
-Seed = Annotated[int | None, typer.Option(help="From it every random number follows.")]
-
-
-def _example(command: str) -> str:
-    return f"Example:  [bold]{command}[/bold]"
+app.add_typer(eval_commands.app)
+app.add_typer(view_commands.app)
 
 
 @app.callback(invoke_without_command=True)
@@ -49,7 +32,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command(epilog=_example("agent-gym train --config examples/household.yaml --seed 1 --name demo"))
+@app.command(epilog=example("agent-gym train --config examples/household.yaml --seed 1 --name demo"))
 def train(
     config: ConfigFile = None,
     env: EnvId = None,
@@ -67,39 +50,10 @@ def train(
     from agent_gym.cli.training import run_training
 
     overrides = {"env.id": env, "algorithm.name": algorithm, "model.path": model, "steps": steps, "seed": seed}
-    run_training(config, _merge(overrides, set_), recipe_name=recipe, name=name, runs=runs, resume=resume)
+    run_training(config, merge(overrides, set_), recipe_name=recipe, name=name, runs=runs, resume=resume)
 
 
-@app.command("eval", epilog=_example("agent-gym eval --model runs/demo --split valid_unseen --tasks 100"))
-def evaluate(
-    config: ConfigFile = None,
-    env: EnvId = None,
-    model: Annotated[str | None, typer.Option(help="A model folder, a run folder, 'expert' or 'random'.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which tasks [default: a split held out].")] = None,
-    tasks: Annotated[int | None, typer.Option(help="How many of them, spread over the split [default: 100].")] = None,
-    attempts: Annotated[int | None, typer.Option(help="Episodes a task [default: 1].")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling; 0 is greedy [default: 1].")] = None,
-    seed: Seed = None,
-    name: Annotated[str | None, typer.Option(help="Keep the episodes in a run of this name.")] = None,
-    runs: Runs = Path("runs"),
-    set_: Assignments = None,
-) -> None:
-    """Measure an agent's success on tasks."""
-    from agent_gym.cli.evaluating import run_evaluation
-
-    overrides = {
-        "env.id": env,
-        "model": model,
-        "split": split,
-        "tasks": tasks,
-        "attempts": attempts,
-        "temperature": temperature,
-        "seed": seed,
-    }
-    run_evaluation(config, _merge(overrides, set_), name=name, runs=runs)
-
-
-@app.command(epilog=_example("agent-gym play alfworld --option size=tiny --seed 3"))
+@app.command(epilog=example("agent-gym play alfworld --option size=tiny --seed 3"))
 def play(
     env: Annotated[str, typer.Argument(help="Environment: an id, module:Class or file.py:Class.")] = "alfworld",
     task: Annotated[str | None, typer.Option(help="Id of the task; otherwise the seed chooses.")] = None,
@@ -113,7 +67,7 @@ def play(
     run_play(env, parse_overrides(option or []), task=task, seed=seed)
 
 
-@app.command(epilog=_example("agent-gym check my_env.py:MyEnv --option size=3"))
+@app.command(epilog=example("agent-gym check my_env.py:MyEnv --option size=3"))
 def check(
     env: Annotated[str, typer.Argument(help="Environment: an id, module:Class or file.py:Class.")],
     option: Option = None,
@@ -137,7 +91,7 @@ def check(
     run_checks(env, parse_overrides(option or []), only=only, manifest=manifest, record=record)
 
 
-@app.command("serve-tools", epilog=_example("agent-gym serve-tools calculator my_tools.py:lookup"))
+@app.command("serve-tools", epilog=example("agent-gym serve-tools calculator my_tools.py:lookup"))
 def serve_tools(
     tools: Annotated[list[str], typer.Argument(help="Names (calculator, python ...), module:name or file.py:name.")],
     http: Annotated[
@@ -154,7 +108,7 @@ def serve_tools(
     run_serve(tools, http=http, token=token, name=name)
 
 
-@app.command(epilog=_example("agent-gym envs alfworld"))
+@app.command(epilog=example("agent-gym envs alfworld"))
 def envs(env: Annotated[str | None, typer.Argument(help="Describe this one: its options and splits.")] = None) -> None:
     """List the environments, or describe one."""
     from agent_gym.cli.showing import describe_env, list_envs
@@ -162,7 +116,7 @@ def envs(env: Annotated[str | None, typer.Argument(help="Describe this one: its 
     list_envs() if env is None else describe_env(env)
 
 
-@app.command(epilog=_example("agent-gym algorithms epo"))
+@app.command(epilog=example("agent-gym algorithms epo"))
 def algorithms(
     algorithm: Annotated[str | None, typer.Argument(help="Describe this one: its options and recipes.")] = None,
 ) -> None:
@@ -172,7 +126,7 @@ def algorithms(
     list_algorithms() if algorithm is None else describe_algorithm(algorithm)
 
 
-@app.command(epilog=_example("agent-gym doctor --image python:3.11-slim"))
+@app.command(epilog=example("agent-gym doctor --image python:3.11-slim"))
 def doctor(
     image: Annotated[str | None, typer.Option(envvar="AGENT_GYM_IMAGE", help="An image to try Docker with.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -188,7 +142,7 @@ new = typer.Typer(help="Begin an environment or a tool of your own.", no_args_is
 app.add_typer(new, name="new")
 
 
-@new.command("env", epilog=_example("agent-gym new env my_env"))
+@new.command("env", epilog=example("agent-gym new env my_env"))
 def new_env(name: Annotated[str, typer.Argument(help="Name of the module.")], folder: Folder = Path()) -> None:
     """Write an environment that works, and its tests."""
     from agent_gym.cli.scaffolding import make_environment
@@ -196,7 +150,7 @@ def new_env(name: Annotated[str, typer.Argument(help="Name of the module.")], fo
     make_environment(name, folder)
 
 
-@new.command("tool", epilog=_example("agent-gym new tool my_tool"))
+@new.command("tool", epilog=example("agent-gym new tool my_tool"))
 def new_tool(name: Annotated[str, typer.Argument(help="Name of the module.")], folder: Folder = Path()) -> None:
     """Write a tool that works, and its tests."""
     from agent_gym.cli.scaffolding import make_tool
@@ -204,7 +158,7 @@ def new_tool(name: Annotated[str, typer.Argument(help="Name of the module.")], f
     make_tool(name, folder)
 
 
-@app.command(epilog=_example("agent-gym show runs/demo --phase after --failures"))
+@app.command(epilog=example("agent-gym show runs/demo --phase after --failures"))
 def show(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     episode: Annotated[str | None, typer.Option(help="Id of one episode.")] = None,
@@ -219,7 +173,7 @@ def show(
     show_run(run, episode=episode, phase=phase, step=step, count=count, failures=failures)
 
 
-@app.command(epilog=_example("agent-gym replay runs/demo --phase after"))
+@app.command(epilog=example("agent-gym replay runs/demo --phase after"))
 def replay(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     episode: Annotated[str | None, typer.Argument(help="Id of one episode; all of them if not given.")] = None,
@@ -230,11 +184,3 @@ def replay(
     from agent_gym.cli.replaying import run_replay
 
     run_replay(run, episode=episode, phase=phase, count=count)
-
-
-def _merge(overrides: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
-    """Return the options that were given, with the --set assignments on top."""
-    from agent_gym.config import parse_overrides
-
-    given = {key: value for key, value in overrides.items() if value is not None}
-    return given | parse_overrides(assignments or [])

@@ -1,0 +1,5 @@
+"""The commands that show runs."""
+
+import typer
+
+app = typer.Typer()
