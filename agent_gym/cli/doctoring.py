@@ -35,6 +35,11 @@ _EXTRAS = {
     "textarena": ("textarena",),
     "reasoning-gym": ("reasoning_gym",),
     "plots": ("matplotlib",),
+    "viewer": ("starlette", "uvicorn"),
+    "tracking": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
     "vllm": ("vllm",),
 }
 """The modules by which an extra is known to be installed."""
