@@ -45,7 +45,7 @@ class SeededEnv(TextEnv):
     def tasks(self, split: str) -> Sequence[Task]:
         """Return one task a seed; nothing is generated."""
         start = self.splits.index(split) * SEEDS_A_SPLIT
-        return LazyTasks(self._size, lambda index: Task(self._task_id(start + index), split))
+        return LazyTasks(self._size, lambda index: self._task(start + index, split))
 
     def find_task(self, task_id: str) -> Task:
         """Return the task of a seed.
@@ -56,9 +56,12 @@ class SeededEnv(TextEnv):
         seed = number_in(task_id, task_id.rpartition(_MARK)[0] + _MARK)
         split = split_of_seed(seed, self.splits, self._size)
         if seed is not None and split is not None and task_id == self._task_id(seed):
-            return Task(task_id, split)
+            return self._task(seed, split)
         ends = ", ".join(f"{split} from {self.tasks(split)[0].id!r}" for split in self.splits)
         raise UnknownIdError(f"Unknown task {task_id!r}: there are {self._size:,} a split, {ends}.")
+
+    def _task(self, seed: int, split: str) -> Task:
+        return Task(self._task_id(seed), split, {"task_type": self._family(seed)})
 
     def _task_id(self, seed: int) -> str:
         return f"{self._family(seed)}{_MARK}{seed}"

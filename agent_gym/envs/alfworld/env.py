@@ -150,6 +150,11 @@ class AlfworldEnv(TextEnv):
         game = source[index]
         return GameText(game.objective, to_pddl(game), game.walkthrough, game.dialect)
 
+    def content_of(self, task: Task) -> str:
+        """Return the game as it is written where it is stored; a generated one is written now."""
+        text = self.written(task.id)
+        return "\n".join([text.task, " ".join(text.problem.split()), *text.walkthrough])
+
     def data_files(self) -> Mapping[str, Path]:
         """Return the file or folder of the games, or the figures that generated ones are drawn from."""
         return {"games": self._path} if self._path else {"tables.json": Path(__file__).with_name("tables.json")}

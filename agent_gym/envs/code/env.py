@@ -100,6 +100,9 @@ class CodeEnv(QuestionEnv[CodeTask]):
             turns.append(self.write(ToolCall(_PYTHON, {parameter: trial}), "I will try it."))
         return iter([*turns, self.write_answer(f"```python\n{task.solution.strip()}\n```")])
 
+    def _said(self, question: CodeTask) -> Sequence[str]:
+        return (question.statement, question.function, *map(repr, question.tests), *question.check)
+
     def _worded(self, question: CodeTask) -> str:
         # A machine that cannot judge programs says so before the first is written.
         self._opened()

@@ -93,6 +93,12 @@ class MathEnv(QuestionEnv[Problem]):
             turns.append(self.write(ToolCall(_PYTHON, {parameter: problem.code}), "I will calculate it."))
         return iter([*turns, self.write_answer(problem.answer)])
 
+    def _said(self, question: Problem) -> Sequence[str]:
+        return (question.text, question.answer)
+
+    def _kind(self, question: Problem) -> str:
+        return question.family
+
     def _worded(self, question: Problem) -> str:
         return question.text
 

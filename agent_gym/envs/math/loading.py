@@ -40,4 +40,6 @@ def read_problem(row: Row) -> tuple[str, Problem] | None:
     if not isinstance(answer, str | int | float) or not str(answer).strip():
         raise ValueError("it has no answer")
     own_id = next((str(row[name]) for name in _ID_FIELDS if row.get(name) not in (None, "")), "")
-    return own_id, Problem("", text, str(answer).rpartition(_FINAL)[2].strip())
+    return own_id, Problem(
+        str(row.get("subject") or row.get("type") or ""), text, str(answer).rpartition(_FINAL)[2].strip()
+    )

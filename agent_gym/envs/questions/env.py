@@ -34,6 +34,14 @@ class QuestionEnv(ToolEnv, Generic[T]):
     def _worded(self, question: T) -> str:
         """Return a question as the agent reads it."""
 
+    def _said(self, question: T) -> Sequence[str]:
+        """Return what decides a question: what it asks, and what is right; nothing where that cannot be told."""
+        return ()
+
+    def _kind(self, question: T) -> str:
+        """Return what kind of question it is, for tables; may be empty."""
+        return ""
+
     def tasks(self, split: str) -> Sequence[Task]:
         """Return the questions of a split; none where the data has no such split."""
         return self._source.tasks(split)
@@ -48,12 +56,19 @@ class QuestionEnv(ToolEnv, Generic[T]):
         usual = (split for split in ("valid", "test", "train") if self.tasks(split))
         return next(usual, self.split)
 
+    def content_of(self, task: Task) -> str:
+        """Return a question and its right answers."""
+        return "\n".join(self._said(self._source.question(task)))
+
     def data_files(self) -> Mapping[str, Path]:
         """Return the files that the questions are read from."""
         return self._source.files()
 
     def _ask(self, task: Task, rng: random.Random) -> str:
         self._question = self._source.question(task)
+        if kind := self._kind(self._question):
+            # Whether a question is generated or read, its kind is not known before.
+            self.task = Task(task.id, task.split, {**task.metadata, "task_type": kind})
         return self._worded(self._question)
 
     def _asked(self) -> T:

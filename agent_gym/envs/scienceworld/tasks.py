@@ -124,7 +124,7 @@ def find_task(task_id: str, names: Sequence[str]) -> Task:
 
 
 def _task(name: str, variation: int, split: str) -> Task:
-    return Task(f"{name}/{variation}", split, {"task": name, "variation": variation})
+    return Task(f"{name}/{variation}", split, {"task": name, "variation": variation, "task_type": name})
 
 
 def _find_name(given: str) -> str:

@@ -133,6 +133,12 @@ class SearchQAEnv(QuestionEnv[Question]):
             search_instead(self.toolbox, self._worlds.index(task))
         return super()._ask(task, rng)
 
+    def _said(self, question: Question) -> Sequence[str]:
+        return (question.text, *question.answers)
+
+    def _kind(self, question: Question) -> str:
+        return question.kind
+
     def _worded(self, question: Question) -> str:
         return f"Question: {question.text}"
 

@@ -58,7 +58,13 @@ class Worlds:
         # A world may have a few questions less than the first one.
         asked = _asked(self, split, number)
         chosen = asked[turn % len(asked)]
-        return Question(chosen.text, (chosen.answer,), lookups=lookups(self.world(split, number), chosen))
+        return Question(
+            chosen.text, (chosen.answer,), lookups=lookups(self.world(split, number), chosen), kind=_hops(chosen)
+        )
+
+
+def _hops(asked: Asked) -> str:
+    return "1 hop" if asked.hops == 1 else f"{asked.hops} hops"
 
 
 @lru_cache(maxsize=64)

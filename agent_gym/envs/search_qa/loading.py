@@ -20,6 +20,7 @@ KNOWN: Final = {
 _QUESTION_FIELDS: Final = ("question", "problem", "query")
 _ANSWER_FIELDS: Final = ("answer", "answers", "golden_answers", "answer_aliases")
 _ID_FIELDS: Final = ("_id", "id")
+_KIND_FIELDS: Final = ("type", "topic", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Question:
     """Title and text of the pages that came with it."""
     lookups: tuple[str, ...] = ()
     """What to search for on the way to the answer, where that is known."""
+    kind: str = ""
+    """What kind of question it is, where the data says so."""
 
 
 def read_question(row: Row) -> tuple[str, Question] | None:
@@ -59,7 +62,8 @@ def read_question(row: Row) -> tuple[str, Question] | None:
     if not answers:
         raise ValueError(f"it has an answer under none of {', '.join(_ANSWER_FIELDS)}")
     own_id = next((str(fields[name]) for name in _ID_FIELDS if fields.get(name) not in (None, "")), "")
-    return own_id, Question(text, tuple(dict.fromkeys(answers)), tuple(_context(fields)))
+    kind = next((fields[name] for name in _KIND_FIELDS if isinstance(fields.get(name), str)), "")
+    return own_id, Question(text, tuple(dict.fromkeys(answers)), tuple(_context(fields)), kind=kind)
 
 
 def _texts(value: Any) -> list[str]:

@@ -75,7 +75,7 @@ class GeneratedGames:
         if split not in SPLITS:
             return ()
         start = SPLITS.index(split) * SEEDS_A_SPLIT
-        return LazyTasks(self._size, lambda index: Task(f"{self._challenge}/{start + index}", split))
+        return LazyTasks(self._size, lambda index: self._task(f"{self._challenge}/{start + index}", split))
 
     def find(self, task_id: str) -> Task:
         """Return the task of a seed.
@@ -85,13 +85,16 @@ class GeneratedGames:
         """
         split = split_of_seed(number_in(task_id, f"{self._challenge}/"), SPLITS, self._size)
         if split is not None:
-            return Task(task_id, split)
+            return self._task(task_id, split)
         starts = ", ".join(f"{split} from '{self._challenge}/{SEEDS_A_SPLIT * n}'" for n, split in enumerate(SPLITS))
         raise UnknownIdError(f"Unknown task {task_id!r}: there are {self._size:,} a split, {starts}.")
 
     def files(self) -> Mapping[str, Path]:
         """Return no files: what is generated follows from its settings."""
         return {}
+
+    def _task(self, task_id: str, split: str) -> Task:
+        return Task(task_id, split, {"task_type": self._challenge})
 
     def path(self, task: Task, makers: "Makers") -> Path:
         """Return the game file of a task, made now if it was never made (one to two seconds, the first some more)."""

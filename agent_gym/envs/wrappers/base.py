@@ -109,6 +109,10 @@ class TextWrapper(TextEnv):
         """Return the task with that id."""
         return self.env.find_task(task_id)
 
+    def content_of(self, task: Task) -> str:
+        """Return what the wrapped environment's task says."""
+        return self.env.content_of(task)
+
     def same_observation(self, expected: str, found: str) -> bool:
         """Return whether two observations say the same."""
         return self.env.same_observation(expected, found)
