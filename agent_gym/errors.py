@@ -61,6 +61,14 @@ class EngineError(AgentGymError):
     """The engine cannot serve the request (model missing, context too long, wrong output)."""
 
 
+class RefusedError(EngineError):
+    """No request of the engine can succeed (a wrong key, an unknown model): it ends all episodes, not one."""
+
+
+class ContextLengthError(EngineError):
+    """A prompt is longer than the model's context: it ends the episode as its limit of tokens does."""
+
+
 class ChatTemplateError(AgentGymError):
     """The tokenizer has no chat template, or one that cannot be extended by appending tokens."""
 

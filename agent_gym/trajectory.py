@@ -35,6 +35,10 @@ class Turn:
     """Version of the weights that generated the tokens."""
     engine_seconds: float = 0.0
     env_seconds: float = 0.0
+    prompt_tokens: int = 0
+    """Tokens that the model read for this turn, its whole prompt; 0 where nobody counted."""
+    generated_tokens: int = 0
+    """Tokens that it generated, as its server counts them; 0 means those of the ids."""
 
 
 @dataclass(slots=True)

@@ -44,6 +44,19 @@ def _check(holds: bool, sentence: str) -> None:
         raise EngineError(f"Sampling cannot start: {sentence}.")
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request cost, where the engine is told so."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    """Those of a thought that the server does not show included."""
+    cost: float | None = None
+    """In dollars; None where no price is known."""
+    retries: int = 0
+    """Requests that failed before this one was answered."""
+
+
 @dataclass(slots=True)
 class Completion:
     """The answer to one request, over n generated tokens."""
@@ -55,10 +68,14 @@ class Completion:
     entropies: list[float]
     """Entropies (n,) in nats of the same distributions."""
     finish_reason: str
-    """ "stop" (a stop token or string) or "length"."""
+    """ "stop" (a stop token or string), "length", or "content_filter" where a server held the answer back."""
     engine_version: int = 0
     exact_entropy: bool = True
     """False where the entropy was estimated from the k most probable tokens."""
+    usage: Usage | None = None
+    """None where the tokens are those of the ids and cost nothing."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What the metadata of the episode should say: which model answered, what could not be had from it."""
 
 
 @dataclass(eq=False)

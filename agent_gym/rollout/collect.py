@@ -1,12 +1,13 @@
 """Groups of episodes: which tasks, how many attempts each, how many in flight."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agent_gym.engines.base import Engine
 from agent_gym.env import TextEnv
-from agent_gym.errors import WorkerError
+from agent_gym.errors import RefusedError, WorkerError
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import Episode, EpisodeSettings
 from agent_gym.rollout.seeds import derive_seed
@@ -73,18 +74,41 @@ class Collector:
     async def play(self, jobs: Sequence[Job], on_episode: OnEpisode | None = None) -> list[Trajectory]:
         """Play all jobs; the result has their order. `on_episode` is called as each one ends."""
         results: list[Trajectory | None] = [None] * len(jobs)
-        pending = iter(enumerate(jobs))
 
-        async def work() -> None:
-            for index, job in pending:
-                results[index] = trajectory = await self._play_one(job)
-                if on_episode is not None:
-                    on_episode(trajectory)
+        def ended(index: int, trajectory: Trajectory) -> None:
+            results[index] = trajectory
+            if on_episode is not None:
+                on_episode(trajectory)
 
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(self.concurrency, len(jobs))):
-                workers.create_task(work())
+        await self._play_all(enumerate(jobs), ended)
         return [trajectory for trajectory in results if trajectory is not None]
+
+    async def stream(self, jobs: Iterable[Job], on_episode: OnEpisode) -> None:
+        """Play jobs and keep none of the episodes: `on_episode` gets each as it ends.
+
+        Args:
+            jobs: A job is taken when there is room for it; a generator that stops early ends the playing, once those
+                in flight have ended.
+            on_episode: What it raises ends everything, too.
+
+        Raises:
+            RefusedError: No request of the engine can succeed.
+        """
+        await self._play_all(enumerate(jobs), lambda _, trajectory: on_episode(trajectory))
+
+    async def _play_all(self, jobs: Iterator[tuple[int, Job]], ended: Callable[[int, Trajectory], None]) -> None:
+        async def work(job: tuple[int, Job] | None) -> None:
+            while job is not None:
+                ended(job[0], await self._play_one(job[1]))
+                job = next(jobs, None)
+
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for job in itertools.islice(jobs, self.concurrency):
+                    workers.create_task(work(job))
+        except ExceptionGroup as group:
+            # Whoever plays episodes one by one hears of the same error in the same way.
+            raise group.exceptions[0] from group.exceptions[0].__cause__
 
     async def groups(
         self,
@@ -172,8 +196,11 @@ class Collector:
         """Play an episode; one whose worker died or hung is played once more, from its beginning."""
         trajectory, failure = await self._attempt(job)
         if isinstance(failure, WorkerError):
-            trajectory, _ = await self._attempt(job)
-            trajectory.metadata["retried"] = str(failure)
+            again = str(failure)
+            trajectory, failure = await self._attempt(job)
+            trajectory.metadata["retried"] = again
+        if isinstance(failure, RefusedError):
+            raise failure
         return trajectory
 
     async def _attempt(self, job: Job) -> tuple[Trajectory, Exception | None]:

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from agent_gym.config import RolloutSection
-from agent_gym.engines.base import Completion, Engine, Sampling, Session
+from agent_gym.engines.base import Completion, Engine, Sampling, Session, Usage
 from agent_gym.env import Info, TextEnv
+from agent_gym.errors import ContextLengthError
 from agent_gym.rollout.actions import ActionParser, plain, syntax
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.seeds import derive_seed
@@ -132,17 +133,23 @@ class Episode:
         trajectory, sampling = self.trajectory, self.settings.sampling
         limit = min(self.settings.max_tokens or self.engine.max_context, self.engine.max_context)
         if len(trajectory.token_ids) - self._context_start + sampling.max_tokens > limit:
-            trajectory.truncated = True
-            trajectory.metadata["truncated_by"] = "tokens"
-            return False
+            return self._out_of_tokens()
         started = time.perf_counter()
         seeded = replace(sampling, seed=derive_seed(self.seed, len(trajectory.turns)))
         start = self._context_start
         prompt = trajectory.token_ids[start:] if start else trajectory.token_ids
-        completion = await self.engine.generate(prompt, seeded, self._session)
-        self._record(completion, time.perf_counter() - started)
+        try:
+            completion = await self.engine.generate(prompt, seeded, self._session)
+        except ContextLengthError:
+            return self._out_of_tokens()
+        self._record(completion, time.perf_counter() - started, len(prompt))
         self._proposed = True
         return True
+
+    def _out_of_tokens(self) -> bool:
+        self.trajectory.truncated = True
+        self.trajectory.metadata["truncated_by"] = "tokens"
+        return False
 
     async def apply(self) -> bool:
         """Hand the action that was proposed to the environment; return whether the episode goes on."""
@@ -225,13 +232,17 @@ class Episode:
         if self.settings.show_admissible:
             await self.call(info.get, "admissible_actions")
 
-    def _record(self, completion: Completion, seconds: float) -> Turn:
+    def _record(self, completion: Completion, seconds: float, prompt_tokens: int) -> Turn:
         """Append a generation to the trajectory, tokens as they were sampled, and parse the action."""
         trajectory = self.trajectory
         start = len(trajectory.token_ids)
         trajectory.append_action(completion.token_ids, completion.logprobs, completion.entropies)
         text = self.chat.decode(completion.token_ids)
         action = self.settings.parse(text)
+        usage = completion.usage
+        trajectory.metadata.update(completion.notes)
+        if usage is not None:
+            _add_usage(trajectory, usage)
         turn = Turn(
             observation=self._observation,
             text=text,
@@ -243,9 +254,20 @@ class Episode:
             finish_reason=completion.finish_reason,
             engine_version=completion.engine_version,
             engine_seconds=seconds,
+            prompt_tokens=usage.prompt_tokens if usage else prompt_tokens,
+            generated_tokens=usage.generated_tokens if usage else len(completion.token_ids),
         )
         trajectory.turns.append(turn)
         return turn
+
+
+def _add_usage(trajectory: Trajectory, usage: Usage) -> None:
+    """Add what a turn cost to what the episode did."""
+    metadata = trajectory.metadata
+    if usage.cost is not None:
+        metadata["cost"] = repr(float(metadata.get("cost", 0.0)) + usage.cost)
+    if usage.retries:
+        metadata["request_retries"] = str(int(metadata.get("request_retries", 0)) + usage.retries)
 
 
 def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]:

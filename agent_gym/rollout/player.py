@@ -107,7 +107,7 @@ def play(
         move = next(moves, None)
         while move is not None:
             turn = _record(trajectory, observation, move, chat, syntax)
-            turn.context_start = context_start
+            turn.context_start, turn.prompt_tokens = context_start, turn.start - context_start
             started = time.perf_counter()
             answer = env.step(turn.action)
             turn.env_seconds = time.perf_counter() - started
@@ -143,6 +143,6 @@ def _record(trajectory: Trajectory, observation: str, move: Move, chat: Chat, sy
         trajectory.append_action(answer, zeros, zeros)
     else:
         trajectory.append_context(answer)
-    turn = Turn(observation, text, move.action, start, len(trajectory.token_ids))
+    turn = Turn(observation, text, move.action, start, len(trajectory.token_ids), generated_tokens=len(answer))
     trajectory.turns.append(turn)
     return turn
