@@ -140,6 +140,9 @@ class Engine(ABC):
     def close_session(self, session: Session) -> None:  # noqa: B027 - engines that keep nothing need not override
         """Free what the engine holds for a session."""
 
+    async def disconnect(self) -> None:  # noqa: B027 - an engine in this process has no connections
+        """Close connections, which belong to the running event loop; the next request opens them again."""
+
     async def sync(self, state: Mapping[str, Any] | None = None) -> None:
         """Use new weights: those in `state`, or those that the engine shares with the trainer (None)."""
         self.version += 1
