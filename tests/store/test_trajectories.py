@@ -1,12 +1,17 @@
 """Episodes in SQLite."""
 
 import json
+import math
+import os
+import signal
 import sqlite3
 from pathlib import Path
 
 import pytest
+from old_database import write_old_database
 
 from agent_gym.errors import StoreError, UnknownIdError
+from agent_gym.store.episodes import EpisodeFilter
 from agent_gym.store.trajectories import TrajectoryStore
 from agent_gym.trajectory import Trajectory, Turn
 
@@ -60,10 +65,8 @@ def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_database_of_an_earlier_version_is_read_and_written(tmp_path: Path) -> None:
     path = tmp_path / "t.sqlite"
-    with TrajectoryStore(path) as store:
-        store.add([make_trajectory("old")], step=1, phase="train")
+    write_old_database(path, [make_trajectory("old")])
     with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE trajectories DROP COLUMN branch_offset")
         turns = [{"observation": "o", "text": "t", "action": "a", "start": 3, "end": 5}]
         connection.execute("UPDATE trajectories SET turns = ?", (json.dumps(turns),))
     connection.close()
@@ -72,3 +75,109 @@ def test_a_database_of_an_earlier_version_is_read_and_written(tmp_path: Path) ->
         assert (old.branch_turn, old.branch_offset, old.turns) == (2, None, [Turn("o", "t", "a", 3, 5)])
         store.add([make_trajectory("new")], step=2, phase="train")
         assert store.get("new") == make_trajectory("new")
+        assert [row.id for row in store.episodes()] == ["new", "old"]
+
+
+def test_a_database_of_an_earlier_version_is_read_without_being_changed(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    write_old_database(path, [make_trajectory(f"e{number}") for number in range(3)])
+    before = path.read_bytes()
+    with TrajectoryStore.reading(path) as store:
+        assert [row.id for row in store.episodes(EpisodeFilter(text="put"))] == ["e2", "e1", "e0"]
+        assert store.episodes(EpisodeFilter(text="absent")) == []
+        assert store.get("e1").turns == make_trajectory("e1").turns and store.signals("e1") == {}
+    assert path.read_bytes() == before
+
+
+def test_a_reader_follows_a_writer_and_cannot_write(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    with TrajectoryStore(path) as writer, TrajectoryStore.reading(path) as reader:
+        versions = {reader.version()}
+        for number in range(3):
+            writer.add([make_trajectory(f"e{number}")], step=number, phase="train")
+            versions.add(reader.version())
+            assert reader.count() == number + 1
+        writer.add([make_trajectory("e2")], step=2, phase="train")
+        versions.add(reader.version())
+        assert len(versions) == 5
+        with pytest.raises(StoreError, match="readonly"):
+            reader.add([make_trajectory("x")], step=0, phase="train")
+
+
+def test_a_run_without_episodes_yet_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no episodes in"):
+        TrajectoryStore.reading(tmp_path / "t.sqlite")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_database_in_a_folder_that_cannot_be_written_is_read(tmp_path: Path) -> None:
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        store.add([make_trajectory("a")], step=1, phase="train")
+    tmp_path.chmod(0o555)
+    try:
+        with TrajectoryStore.reading(tmp_path / "t.sqlite") as store:
+            assert store.get("a") == make_trajectory("a")
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_an_episode_that_is_stored_again_replaces_the_first_everywhere(tmp_path: Path) -> None:
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        store.add([make_trajectory("a"), make_trajectory("b")], step=1, phase="train")
+        store.add_signals(1, {"a": {"advantage": [0, 0, 0, 1.5, -2.0]}})
+        again = make_trajectory("a")
+        again.goal, again.success = "clean it", False
+        store.add([again], step=2, phase="train")
+        assert [(row.id, row.success) for row in store.episodes()] == [("a", False), ("b", True)]
+        assert store.episodes(EpisodeFilter(text="clean"))[0].id == "a"
+        assert [row.id for row in store.episodes(EpisodeFilter(text="put"))] == ["b"]
+        assert store.signals("a") == {} and store.count() == 2
+
+
+def test_what_is_removed_or_forgotten_is_gone_from_every_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    with TrajectoryStore(path) as store:
+        for step in range(4):
+            store.add([make_trajectory(f"e{step}")], step=step, phase="train")
+            store.add_signals(step, {f"e{step}": {"weight": [0, 0, 0, 1, 2]}})
+        store.remove(["e0", "unknown"])
+        store.forget_after(2)
+    connection = sqlite3.connect(path)
+    for table in ("trajectories", "episodes", "signals"):
+        assert connection.execute(f"SELECT id FROM {table} ORDER BY id").fetchall() == [("e1",), ("e2",)]
+    connection.close()
+
+
+def test_signals_are_kept_on_generated_tokens_alone(tmp_path: Path) -> None:
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        store.add([make_trajectory("a")], step=1, phase="train")
+        store.add_signals(1, {"a": {"advantage": [9, 9, 9, 1.5, -2.0], "kl": [0, 0, 0, 0.25, 0.0]}})
+        assert store.signals("a") == {"advantage": [0, 0, 0, 1.5, -2.0], "kl": [0, 0, 0, 0.25, 0.0]}
+        assert store.signals("b") == {}
+        with pytest.raises(StoreError, match="4 values for 5 tokens"):
+            store.add_signals(1, {"a": {"advantage": [1.0] * 4}})
+        with pytest.raises(StoreError, match="not stored"):
+            store.add_signals(1, {"b": {"advantage": [1.0] * 5}})
+
+
+def test_a_reward_that_is_not_a_number_is_kept_as_such(tmp_path: Path) -> None:
+    broken = make_trajectory("a")
+    broken.turns[0].reward, broken.score = math.nan, math.nan
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        store.add([broken, make_trajectory("b")], step=1, phase="eval")
+        assert math.isnan(store.get("a").score) and math.isnan(store.episodes()[1].reward)
+        assert [row.id for row in store.episodes(order="-reward")] == ["b"]
+
+
+def test_a_writer_that_is_killed_leaves_whole_transactions(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    child = os.fork()
+    if child == 0:
+        store = TrajectoryStore(path)
+        for number in range(10**6):
+            store.add([make_trajectory(f"{number}a"), make_trajectory(f"{number}b")], step=number, phase="eval")
+            if number == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with TrajectoryStore(path) as store:
+        assert len(store.known("eval")) == store.count() == len(list(store.select())) == 42
