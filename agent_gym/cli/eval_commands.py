@@ -10,30 +10,72 @@ from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Runs, Seed, examp
 app = typer.Typer()
 
 
-@app.command("eval", epilog=example("agent-gym eval --model runs/demo --split valid_unseen --tasks 100"))
+@app.command("eval", epilog=example("agent-gym eval --suite alfworld/generated_tiny --model expert --n 4 --name first"))
 def evaluate(
     config: ConfigFile = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--suite", metavar="NAME", help="A suite, or a YAML file of one; several with commas, or repeated."
+        ),
+    ] = None,
     env: EnvId = None,
-    model: Annotated[str | None, typer.Option(help="A model folder, a run folder, 'expert' or 'random'.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which tasks [default: a split held out].")] = None,
-    tasks: Annotated[int | None, typer.Option(help="How many of them, spread over the split [default: 100].")] = None,
-    attempts: Annotated[int | None, typer.Option(help="Episodes a task [default: 1].")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model folder, a run folder, an address (http://...), 'expert', 'random' or 'human'."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which tasks of --env [default: a split held out].")] = None,
+    tasks: Annotated[
+        int | None, typer.Option(help="How many tasks, spread evenly [default: 100, or all of a suite].")
+    ] = None,
+    attempts: Annotated[
+        int | None, typer.Option("--attempts", "--n", help="Episodes a task [default: 1, or what the suite says].")
+    ] = None,
+    k: Annotated[str | None, typer.Option(metavar="1,4,8", help="Compute pass@k for these k.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; 0 is greedy [default: 1].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Episodes in flight [default: 64].")] = None,
     seed: Seed = None,
-    name: Annotated[str | None, typer.Option(help="Keep the episodes in a run of this name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; one is made up if not given.")] = None,
     runs: Runs = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of that name, if there is one.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Play the failed episodes of that run again, and nothing else.")
+    ] = False,
+    max_tokens_total: Annotated[
+        int | None, typer.Option(help="Begin no episode after so many tokens, read and generated.")
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Begin no episode after so many dollars.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after so long; drops the episodes in flight.")] = None,
+    episode_timeout: Annotated[float | None, typer.Option(help="Seconds after which an episode has failed.")] = None,
     set_: Assignments = None,
 ) -> None:
     """Measure an agent's success on tasks."""
     from agent_gym.cli.evaluating import run_evaluation
 
     overrides = {
+        "suites": [part for given in suite for part in given.split(",") if part] if suite else None,
         "env.id": env,
         "model": model,
         "split": split,
         "tasks": tasks,
         "attempts": attempts,
+        "k": k.split(",") if k else None,
         "temperature": temperature,
+        "rollout.concurrency": workers,
         "seed": seed,
+        "limits.tokens": max_tokens_total,
+        "limits.cost": max_cost,
+        "limits.seconds": max_seconds,
+        "limits.episode_seconds": episode_timeout,
     }
-    run_evaluation(config, merge(overrides, set_), name=name, runs=runs)
+    run_evaluation(config, merge(overrides, set_), name=name, runs=runs, resume=resume, retry_failed=retry_failed)
+
+
+@app.command("suites", epilog=example("agent-gym suites alfworld/valid_unseen"))
+def suites(
+    name: Annotated[str | None, typer.Argument(help="Describe this one: its tasks, prompt, references.")] = None,
+) -> None:
+    """List the suites and say which data are at hand, or describe one."""
+    from agent_gym.cli.suites import describe_suite, list_suites
+
+    list_suites() if name is None else describe_suite(name)

@@ -1,79 +1,186 @@
-"""`agent-gym eval`."""
+"""`agent-gym eval`: progress while it runs, what came of it, and how to go on where it stopped."""
 
+import sys
+import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from agent_gym.cli.training import noun
+from agent_gym.cli.results import print_results
 from agent_gym.config import EvalConfig, load, read_yaml
 from agent_gym.errors import ConfigError
-from agent_gym.evaluation.runner import evaluate, with_split
-from agent_gym.evaluation.statistics import wilson
+from agent_gym.evaluation.plans import Plan
+from agent_gym.evaluation.resuming import stored_config
+from agent_gym.evaluation.runner import Evaluation, evaluate
+from agent_gym.rollout.score import Score
 from agent_gym.trajectory import Trajectory
 
 _SHOWN_ERRORS = 3
+_INTERRUPTED = 130
+"""The exit code of a command that was stopped by Ctrl-C."""
+_LINES = 10
+"""Lines of progress where there is no terminal, if it takes no longer than so many times `_QUIET`."""
+_QUIET = 30.0
+"""Seconds without a line, at most."""
 
 
-def run_evaluation(path: Path | None, overrides: dict[str, Any], *, name: str | None, runs: Path) -> None:
-    """Load the configuration, play, and print the score."""
-    if "model" not in overrides and (path is None or "model" not in read_yaml(path)):
-        raise ConfigError("No model was given: add --model with a model folder, a run folder, 'expert' or 'random'.")
-    config = with_split(load(EvalConfig, path, _settings_of_run(overrides) | overrides))
+def run_evaluation(
+    path: Path | None, overrides: dict[str, Any], *, name: str | None, runs: Path, resume: bool, retry_failed: bool
+) -> None:
+    """Load the configuration, play, and print what came of it."""
+    if (resume or retry_failed) and name is None:
+        raise ConfigError("Which run is to be gone on with was not said: add --name.")
+    stored = stored_config(runs / name) if name is not None and (resume or retry_failed) else {}
+    if retry_failed and not stored:
+        raise ConfigError(f"There is no run {runs / str(name)} whose failed episodes could be played again.")
+    said = {**stored, **(read_yaml(path) if path is not None else {})}
+    if "model" not in overrides and "model" not in said:
+        raise ConfigError(
+            "No model was given: add --model with a model folder, a run folder, an address, 'expert' or 'random'."
+        )
+    if "suites" in overrides or "suites" in said:
+        taken = _settings_of_run(overrides, ("rollout",))
+    else:
+        taken = _settings_of_run(overrides, ("env", "rollout"))
+    config = load(EvalConfig, path, taken | overrides, base=stored)
+    folder = runs / name if name is not None else _free_name(runs, config)
+    again = _again(folder, runs)
     console = Console()
-    bars = Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("success {task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    won = done = limited = 0
     errors: Counter[str] = Counter()
-    with bars:
-        bar = bars.add_task(f"{config.env.id}/{config.split}", total=config.tasks * config.attempts, rate="")
 
-        def heard(trajectory: Trajectory) -> None:
-            nonlocal won, done, limited
-            won, done, limited = won + trajectory.success, done + 1, limited + trajectory.truncated
-            errors.update([trajectory.error] if trajectory.error else [])
-            bars.update(bar, advance=1, rate=f"{won / done:.2f}")
+    def heard(trajectory: Trajectory) -> None:
+        errors.update([trajectory.error] if trajectory.error else [])
 
-        summary = evaluate(config, runs / name if name else None, on_episode=heard)
-    table = Table(title=f"{config.model} on {config.env.id}, split {config.split}")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    low, high = wilson(summary.successes, summary.episodes - summary.failed)
-    table.add_row("success" + " (of those that did not fail)" * bool(errors), f"{summary.success_rate:.3f}")
-    table.add_row("95% interval", f"{low:.3f} - {high:.3f}")
-    table.add_row("reward", f"{summary.reward:.3f}")
-    table.add_row("turns an episode", f"{summary.turns:.1f}")
-    table.add_row("actions that did nothing", f"{summary.invalid_actions:.0%}")
-    table.add_row(f"{noun(config.env.id)}s played", str(summary.episodes))
-    table.add_row("ended by a limit", str(limited))
-    table.add_row("failed episodes", str(summary.failed))
-    console.print(table)
+    try:
+        with Display(console) as display:
+            result = evaluate(
+                config, folder, resume=resume, retry_failed=retry_failed, listener=display, on_episode=heard
+            )
+    except KeyboardInterrupt:
+        console.print(f"stopped: what has ended is stored; go on with {again}", soft_wrap=True, highlight=False)
+        raise typer.Exit(_INTERRUPTED) from None
+    print_results(console, result, config, folder)
     for error, count in errors.most_common(_SHOWN_ERRORS):
         console.print(f"{count} failed: {error}", style="yellow", markup=False, soft_wrap=True)
-    if name:
-        console.print(f"run folder: {runs / name}  (episodes: agent-gym show {runs / name})", soft_wrap=True)
-    if summary.failed == summary.episodes:
+    _say_how_to_go_on(console, result, again)
+    if result.score.failed == result.score.episodes:
         raise typer.Exit(1)
 
 
-def _settings_of_run(overrides: dict[str, Any]) -> dict[str, Any]:
-    """A run's model is asked as it was trained: return the run's environment and rollout as overrides."""
+def _say_how_to_go_on(console: Console, result: Evaluation, again: str) -> None:
+    played, planned = result.score.episodes, result.planned
+    if result.stopped:
+        text = (
+            f"stopped by {result.stopped}: {played:,} of {planned:,} episodes; go on, with a higher limit, with {again}"
+        )
+    elif played < planned:
+        text = f"{planned - played:,} of {planned:,} episodes have not been played; go on with {again}"
+    elif result.score.failed:
+        text = f"failed episodes can be played again: {again.replace('--resume', '--retry-failed')}"
+    else:
+        return
+    console.print(text, soft_wrap=True, highlight=False)
+
+
+class Display:
+    """Draws a bar a suite; a listener. Where there is no terminal, it prints a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar: Any = None
+        self._title = ""
+        self._done = self._total = self._won = self._failed = self._told = 0
+        self._began = self._spoke = 0.0
+        self._here = 0
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def begin(self, plan: Plan, score: Score, count: int) -> None:
+        """See `Listener.begin`."""
+        self._title, self._total, self._here, self._told = plan.title, count, 0, 0
+        self._done, self._won, self._failed = score.episodes, score.successes, score.failed
+        self._began = self._spoke = time.monotonic()
+        self._bar = self.bars.add_task(plan.title, total=count, completed=self._done, note=self._note())
+        if not self.console.is_terminal:
+            there = f", {self._done:,} of them there already" if self._done else ""
+            self._say(f"{plan.title}: {count:,} episodes{there}")
+
+    def episode(self, trajectory: Trajectory) -> None:
+        """See `Listener.episode`."""
+        self._here += 1
+        self._done = min(self._done + 1, self._total)
+        if trajectory.error is not None:
+            self._failed += 1
+        else:
+            self._won += trajectory.success
+        if self.console.is_terminal:
+            self.bars.update(self._bar, completed=self._done, note=self._note())
+            return
+        now = time.monotonic()
+        share = self._done * _LINES // max(1, self._total)
+        if share > self._told or now - self._spoke > _QUIET:
+            self._told, self._spoke = share, now
+            seconds = (now - self._began) / self._here * (self._total - self._done)
+            self._say(f"  {self._done:,}/{self._total:,}  {self._note()}  {_duration(seconds)} left")
+
+    def _note(self) -> str:
+        counted = self._done - self._failed
+        rate = f"success {self._won / counted:.2f}" if counted > 0 else ""
+        return f"{rate}  {self._failed} failed" if self._failed else rate
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        sys.stdout.flush()
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def _again(folder: Path, runs: Path) -> str:
+    where = "" if runs == Path("runs") else f" --runs {runs}"
+    return f"agent-gym eval --name {folder.name}{where} --resume"
+
+
+def _free_name(runs: Path, config: EvalConfig) -> Path:
+    """Return a folder that does not exist yet: eval-alfworld-1, eval-alfworld-2, ..."""
+    subject = config.suites[0] if config.suites else config.env.id
+    stem = "eval-" + Path(subject.rpartition(":")[2]).stem.lower()
+    number = 1
+    while (runs / f"{stem}-{number}").exists():
+        number += 1
+    return runs / f"{stem}-{number}"
+
+
+def _settings_of_run(overrides: dict[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
+    """A run's model is asked as it was trained: return these sections of the run's configuration as overrides."""
     path = Path(str(overrides.get("model", ""))) / "config.yaml"
     if not path.is_file():
         return {}
     config = read_yaml(path).get("config", {})
     taken: dict[str, Any] = {}
-    for section in ("env", "rollout"):
+    for section in sections:
         taken |= {f"{section}.{key}": value for key, value in config.get(section, {}).items()}
     return taken

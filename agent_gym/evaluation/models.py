@@ -33,6 +33,8 @@ class Arena:
     env_id: str
     rollout: RolloutSection
     temperature: float = 1.0
+    episode_seconds: float | None = None
+    """Wall time after which an episode has failed."""
 
 
 class Model(ABC):
@@ -81,7 +83,7 @@ class EngineModel(Model):
             arena.make_env,
             self.engine,
             self._chat(section.system_prompt),
-            episode_settings(section, arena.temperature),
+            episode_settings(section, arena.temperature, arena.episode_seconds),
             concurrency=section.concurrency,
             env_id=arena.env_id,
         )
@@ -104,7 +106,11 @@ class PolicyModel(Model):
 
     async def play(self, jobs: Iterable[Job], on_episode: OnEpisode, arena: Arena) -> None:
         """See `Model.play`."""
-        written, settings, chat = syntax(arena.rollout.syntax), episode_settings(arena.rollout, 1.0), ByteChat()
+        written, settings, chat = (
+            syntax(arena.rollout.syntax),
+            episode_settings(arena.rollout, 1.0, arena.episode_seconds),
+            ByteChat(),
+        )
         env = arena.make_env()
         try:
             for job in jobs:

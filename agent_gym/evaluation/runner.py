@@ -1,134 +1,214 @@
-"""Playing tasks with a model, and summing up."""
+"""Playing suites with a model: every episode is kept as soon as it ends, and a run goes on where it was stopped."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from agent_gym.config import EvalConfig, as_dict
-from agent_gym.engines.base import Engine
-from agent_gym.env import TextEnv
+from agent_gym.config import EvalConfig, build
 from agent_gym.errors import ConfigError
-from agent_gym.registry import held_out_split, make
-from agent_gym.rollout.actions import syntax
-from agent_gym.rollout.chat import ByteChat, Chat, TemplateChat
-from agent_gym.rollout.collect import Collector, Job
-from agent_gym.rollout.episode import episode_settings
-from agent_gym.rollout.player import Policy, act_at_random, follow_demonstrator, play
-from agent_gym.rollout.score import Score, score
-from agent_gym.rollout.seeds import derive_seed
+from agent_gym.evaluation.budgets import Budget
+from agent_gym.evaluation.models import Arena, Model, opened
+from agent_gym.evaluation.plans import Plan, make_plans
+from agent_gym.evaluation.resuming import PHASE, keeping
+from agent_gym.evaluation.totals import total
+from agent_gym.rollout.score import Score
 from agent_gym.store.run import RunFolder
+from agent_gym.store.trajectories import TrajectoryStore
 from agent_gym.trajectory import Trajectory
 
 OnEpisode = Callable[[Trajectory], None]
 
-POLICIES: dict[str, Policy] = {"expert": follow_demonstrator, "random": act_at_random}
-"""Players that need no model."""
+_LEFT = "the player has left"
 
 
-def evaluate(config: EvalConfig, folder: str | Path | None = None, *, on_episode: OnEpisode | None = None) -> Score:
-    """Play tasks of a split and return the score.
+class Listener(Protocol):
+    """Is told how far an evaluation is."""
+
+    def begin(self, plan: Plan, score: Score, count: int) -> None:
+        """A suite begins, of which some episodes may be there already: their score, and how many there will be."""
+
+    def episode(self, trajectory: Trajectory) -> None:
+        """An episode has ended, and is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteScore:
+    """What came of one suite."""
+
+    plan: Plan
+    score: Score
+    """Over the episodes that are there."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every episode has been played."""
+        return self.score.episodes >= self.plan.count
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What came of an evaluation."""
+
+    suites: tuple[SuiteScore, ...]
+    score: Score
+    """Over all suites."""
+    stopped: str = ""
+    """What was used up before the end; empty where every episode has been played."""
+    folder: Path | None = None
+
+    @property
+    def success_rate(self) -> float:
+        """Successes among the episodes that did not fail; NaN where all did."""
+        return self.score.success_rate
+
+    @property
+    def planned(self) -> int:
+        """How many episodes there are when all have been played."""
+        return sum(each.plan.count for each in self.suites)
+
+
+def evaluate(
+    config: EvalConfig | str,
+    folder: str | Path | None = None,
+    *,
+    resume: bool = False,
+    retry_failed: bool = False,
+    listener: Listener | None = None,
+    on_episode: OnEpisode | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Play tasks and return the score.
 
     Args:
-        config: What to play, and with whom.
+        config: What to play, and with whom; or the name of a suite.
         folder: Where episodes and metrics are kept; None keeps nothing.
+        resume: Go on with the run in that folder, if there is one: what is there is not played again.
+        retry_failed: Play the failed episodes of that run again, and nothing else.
+        listener: Is told how far it is.
         on_episode: Called as each episode ends.
+        **settings: Keys of the configuration, where a suite is named: model, attempts, temperature ...
 
     Raises:
-        AgentGymError: The model, the environment or the split is not there, or the folder cannot be written.
+        StoreError: The folder has a run already, or cannot be written.
+        ConfigError: The run in the folder was started with another configuration; names the key.
+        DataError: The data of a suite is not there, or not what it was.
+        AgentGymError: The model, the environment or the split is not there.
     """
-    config = with_split(config)
-    task_ids = _spread_tasks(config)
-    run = RunFolder.create(Path(folder), as_dict(config)) if folder is not None else None
-    jobs = [
-        Job(f"eval/{index}/{attempt}", f"eval/{index}", task_id, derive_seed(config.seed, index, attempt))
-        for index, task_id in enumerate(task_ids)
-        for attempt in range(config.attempts)
-    ]
-    if config.model in POLICIES:
-        trajectories = _play_with_policy(config, jobs, on_episode)
-    else:
-        trajectories = _play_with_model(config, jobs, on_episode)
-    summary = score(trajectories)
-    if run is not None:
-        with run.trajectories() as store:
-            store.add(trajectories, step=0, phase="eval")
-        run.log({"phase": "eval", "step": 0, "split": config.split, **summary.as_dict()})
-    return summary
+    config = _configured(config, settings)
+    plans = make_plans(config)
+    with keeping(folder, config, plans, resume=resume or retry_failed) as (run, store):
+        sitting = _Sitting(config, run, store, listener, on_episode)
+        stopped = sitting.play(plans, retry_failed=retry_failed)
+        scores = tuple(SuiteScore(plan, sitting.score(plan)) for plan in plans)
+        return Evaluation(scores, total(store.outcomes(PHASE)), stopped, None if run is None else run.path)
 
 
-def with_split(config: EvalConfig) -> EvalConfig:
-    """Return the configuration with its split named: what the environment holds out, where none is."""
-    if config.split is not None:
-        return config
-    return config.model_copy(update={"split": held_out_split(config.env.id, config.env.options)})
+class _Sitting:
+    """One call of `evaluate`."""
+
+    def __init__(
+        self,
+        config: EvalConfig,
+        run: RunFolder | None,
+        store: TrajectoryStore,
+        listener: Listener | None,
+        on_episode: OnEpisode | None,
+    ) -> None:
+        self.config = config
+        self._run, self._store = run, store
+        self._listener, self._on_episode = listener, on_episode
+        tokens, cost = _spent(store) if config.limits.tokens or config.limits.cost else (0, 0.0)
+        self._budget = Budget(config.limits, tokens=tokens, cost=cost)
+
+    def play(self, plans: list[Plan], *, retry_failed: bool) -> str:
+        """Play what is missing, suite after suite; return why it stopped early, if it did."""
+        missing = {plan.prefix: self._missing(plan, retry_failed) for plan in plans}
+        if not any(missing.values()):
+            return ""
+        with opened(self.config) as model:
+            for plan in plans:
+                stopped = self._play_suite(plan, missing[plan.prefix], model)
+                if stopped:
+                    return stopped
+        return ""
+
+    def score(self, plan: Plan) -> Score:
+        """Return the score of what is there of a suite."""
+        return total(self._store.outcomes(PHASE, plan.name or None))
+
+    def _missing(self, plan: Plan, retry_failed: bool) -> set[str]:
+        known = self._store.known(PHASE, plan.name or None)
+        if retry_failed:
+            return {id for id, error in known.items() if error is not None}
+        return {job.id for job in plan.jobs(skip=known)}
+
+    def _play_suite(self, plan: Plan, ids: Collection[str], model: Model) -> str:
+        if not ids:
+            return ""
+        if self._listener is not None:
+            before = self.score(plan)
+            self._listener.begin(plan, before, max(plan.count, before.episodes))
+        heard = self._heard(plan)
+        left = len(ids)
+
+        def ended(trajectory: Trajectory) -> None:
+            nonlocal left
+            heard(trajectory)
+            left -= 1
+
+        limits, rollout = self.config.limits, plan.suite.rollout
+        arena = Arena(plan.make_env, plan.suite.env.id, rollout, plan.suite.temperature, limits.episode_seconds)
+        jobs = self._budget.admit(plan.jobs(only=ids))
+        asyncio.run(_in_time(model.play(jobs, ended, arena), self._budget.seconds_left))
+        if left:
+            return self._budget.used_up or _LEFT
+        if self._run is not None:
+            named = {"suite": plan.name} if plan.name else {}
+            score = self.score(plan).as_dict()
+            self._run.log({"phase": PHASE, "step": 0, **named, "split": plan.split, **score})
+        return ""
+
+    def _heard(self, plan: Plan) -> OnEpisode:
+        """Return what is done with each episode of a suite as it ends."""
+        named = {"split": plan.split, **({"suite": plan.name} if plan.name else {})}
+        listener, on_episode = self._listener, self._on_episode
+
+        def heard(trajectory: Trajectory) -> None:
+            trajectory.metadata.update(named, attempt=trajectory.id.rpartition("/")[2])
+            self._store.add([trajectory], step=0, phase=PHASE)
+            self._budget.count(trajectory)
+            if listener is not None:
+                listener.episode(trajectory)
+            if on_episode is not None:
+                on_episode(trajectory)
+
+        return heard
 
 
-def _spread_tasks(config: EvalConfig) -> list[str]:
-    """Return ids of tasks, spread over the whole split: environments list their tasks kind after kind."""
-    with closing(_make(config)) as env:
-        tasks = env.tasks(env.split)
-        count = min(config.tasks, len(tasks))
-        if count == 0:
-            raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {config.split!r}.")
-        return [tasks[index * len(tasks) // count].id for index in range(count)]
+async def _in_time(playing: Awaitable[None], seconds: float | None) -> None:
+    """Play for so long at most; what is in flight then is dropped."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await playing
+    except TimeoutError:
+        if not limit.expired():
+            raise
 
 
-def _play_with_model(config: EvalConfig, jobs: list[Job], on_episode: OnEpisode | None) -> list[Trajectory]:
-    engine, chat = _engine(config)
-    section = config.rollout
-    settings = episode_settings(section, config.temperature)
-    collector = Collector(
-        lambda: _make(config), engine, chat, settings, concurrency=section.concurrency, env_id=config.env.id
-    )
-    with closing(collector):
-        return asyncio.run(collector.play(jobs, on_episode))
+def _spent(store: TrajectoryStore) -> tuple[int, float]:
+    """Return the tokens and the dollars that earlier sittings have used up."""
+    tokens, cost = 0, 0.0
+    for row in store.outcomes(PHASE):
+        tokens += row.prompt_tokens + row.generated_tokens
+        cost += row.cost or 0.0
+    return tokens, cost
 
 
-def _engine(config: EvalConfig) -> tuple[Engine, Chat]:
-    import torch
-
-    from agent_gym.engines.loading import load_model
-    from agent_gym.engines.transformers import TransformersEngine
-
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    model, tokenizer = load_model(str(model_folder(config.model)))
-    model.eval()
-    engine = TransformersEngine(model, tokenizer, max_batch=config.rollout.concurrency)
-    return engine, TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt)
-
-
-def model_folder(model: str) -> str | Path:
-    """Return the last checkpoint where `model` is a run folder, else `model` itself."""
-    path = Path(model)
-    if (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
-        run = RunFolder.open(path)
-        steps = run.checkpoints()
-        if not steps:
-            raise ConfigError(f"The run {model} has no checkpoint yet: give another run or a model folder.")
-        return run.checkpoint_path(steps[-1])
-    return model
-
-
-def _play_with_policy(config: EvalConfig, jobs: list[Job], on_episode: OnEpisode | None) -> list[Trajectory]:
-    """Play the jobs one after the other, without a model."""
-    parsed, settings, chat = syntax(config.rollout.syntax), episode_settings(config.rollout, 1.0), ByteChat()
-    env = _make(config)
-    trajectories = []
-    for job in jobs:
-        trajectory = play(env, POLICIES[config.model], chat, parsed, settings, seed=job.seed, task_id=job.task_id)
-        trajectory.id, trajectory.group_id, trajectory.env_id = job.id, job.group_id, config.env.id
-        trajectories.append(trajectory)
-        if on_episode is not None:
-            on_episode(trajectory)
-        if trajectory.error is not None:
-            # What crashed may be broken for good.
-            env.close()
-            env = _make(config)
-    env.close()
-    return trajectories
-
-
-def _make(config: EvalConfig) -> TextEnv:
-    return make(config.env.id, **{**config.env.options, "split": config.split})
+def _configured(config: EvalConfig | str, settings: dict[str, Any]) -> EvalConfig:
+    if isinstance(config, str):
+        return build(EvalConfig, {"suites": [config], **settings})
+    if settings:
+        raise ConfigError(f"{sorted(settings)[0]!r} goes into the configuration, or beside the name of a suite.")
+    return config

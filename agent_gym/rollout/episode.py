@@ -1,5 +1,6 @@
 """One episode: an environment and an engine take turns until the end, and everything is recorded."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -36,9 +37,11 @@ class EpisodeSettings:
     window: int | None = None
     """None: each prompt is the last one with what was said since appended. A number: each turn has a prompt of its own,
     which shows so many turns before it."""
+    seconds: float | None = None
+    """Wall time after which an episode that `Episode.run` plays has failed; None for no limit."""
 
 
-def episode_settings(section: RolloutSection, temperature: float) -> EpisodeSettings:
+def episode_settings(section: RolloutSection, temperature: float, seconds: float | None = None) -> EpisodeSettings:
     """Return the settings that a configuration asks for; training and evaluation play by the same ones."""
     return EpisodeSettings(
         sampling=Sampling(max_tokens=section.max_tokens, temperature=temperature),
@@ -47,6 +50,7 @@ def episode_settings(section: RolloutSection, temperature: float) -> EpisodeSett
         show_admissible=section.show_admissible,
         restate_goal=section.restate_goal,
         window=section.window if section.layout == "turn" else None,
+        seconds=seconds,
     )
 
 
@@ -94,10 +98,15 @@ class Episode:
 
         A failure is recorded in the trajectory, not raised.
         """
+        limit = asyncio.timeout(self.settings.seconds)
         try:
-            going_on = self._session is not None or await self.attempt(self.start)
-            while going_on:
-                going_on = await self.attempt(self.take_turn)
+            async with limit:
+                going_on = self._session is not None or await self.attempt(self.start)
+                while going_on:
+                    going_on = await self.attempt(self.take_turn)
+        except TimeoutError as error:
+            # Whatever was waited for is cancelled; nobody knows what the environment is doing.
+            self.failure, self.trajectory.error = error, f"TimeoutError: not done after {self.settings.seconds:g} s"
         finally:
             self.close()
         return self.trajectory
@@ -117,7 +126,7 @@ class Episode:
         seed = self.seed if self.env_seed is None else self.env_seed
         observation, info = await self.call(self.env.reset, seed=seed, options=options)
         await self._list_admissible(info)
-        self.trajectory.task_id, self.trajectory.goal = info["task_id"], info["goal"]
+        name_task(self.trajectory, self.env, info)
         self._observation = observation
         self._session = self.engine.session()
         self._first_shown = shown(self.settings, observation, info, first=True)
@@ -132,7 +141,8 @@ class Episode:
         """Generate one action and do no more; return False where there is no room left for it."""
         trajectory, sampling = self.trajectory, self.settings.sampling
         limit = min(self.settings.max_tokens or self.engine.max_context, self.engine.max_context)
-        if len(trajectory.token_ids) - self._context_start + sampling.max_tokens > limit:
+        used = (len(trajectory.token_ids) - self._context_start) / self.engine.ids_per_token
+        if used + sampling.max_tokens > limit:
             return self._out_of_tokens()
         started = time.perf_counter()
         seeded = replace(sampling, seed=derive_seed(self.seed, len(trajectory.turns)))
@@ -270,6 +280,14 @@ def _add_usage(trajectory: Trajectory, usage: Usage) -> None:
         metadata["request_retries"] = str(int(metadata.get("request_retries", 0)) + usage.retries)
 
 
+def name_task(trajectory: Trajectory, env: TextEnv, info: Info) -> None:
+    """Record which task an environment has begun, and of what kind it is where the environment says so."""
+    trajectory.task_id, trajectory.goal = info["task_id"], info["goal"]
+    known = env.task.metadata if env.task is not None else {}
+    if kind := info.get("task_type") or known.get("task_type"):
+        trajectory.metadata["task_type"] = str(kind)
+
+
 def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]:
     """Record what the environment answered to a turn's action; return the observation and the info."""
     observation, turn.reward, trajectory.terminated, trajectory.truncated, info = answer
@@ -280,6 +298,8 @@ def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]
     trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
     if trajectory.ended:
         trajectory.final_observation = observation
+        if answer_given := info.get("answer"):
+            trajectory.metadata["answer"] = str(answer_given)
     return observation, info
 
 

@@ -13,7 +13,7 @@ from agent_gym.env import Info, TextEnv
 from agent_gym.errors import ConfigError
 from agent_gym.rollout.actions import Syntax
 from agent_gym.rollout.chat import Chat
-from agent_gym.rollout.episode import EpisodeSettings, note, shown, with_history
+from agent_gym.rollout.episode import EpisodeSettings, name_task, note, shown, with_history
 from agent_gym.trajectory import Trajectory, Turn
 
 logger = logging.getLogger(__name__)
@@ -95,11 +95,11 @@ def play(
     Raises:
         ConfigError: The policy cannot act in this environment.
     """
-    trajectory = Trajectory(task_id=task_id or "", seed=seed)
+    trajectory, began = Trajectory(task_id=task_id or "", seed=seed), time.perf_counter()
     try:
         options = {"task": task_id} if task_id is not None else None
         observation, info = env.reset(seed=seed, options=options)
-        trajectory.task_id, trajectory.goal = info["task_id"], info["goal"]
+        name_task(trajectory, env, info)
         first = shown(settings, observation, info, first=True)
         trajectory.append_context(chat.begin(first))
         context_start = 0
@@ -113,6 +113,9 @@ def play(
             turn.env_seconds = time.perf_counter() - started
             observation, info = note(trajectory, turn, answer)
             if trajectory.ended:
+                break
+            if settings.seconds is not None and time.perf_counter() - began > settings.seconds:
+                trajectory.error = f"TimeoutError: not done after {settings.seconds:g} s"
                 break
             text = shown(settings, observation, info, first=False)
             if settings.window is None:

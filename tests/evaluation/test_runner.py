@@ -8,7 +8,8 @@ from helpers import CountEnv
 
 from agent_gym.config import EvalConfig, build
 from agent_gym.errors import ConfigError, EngineError, UnknownIdError
-from agent_gym.evaluation.runner import evaluate, with_split
+from agent_gym.evaluation.plans import make_plans
+from agent_gym.evaluation.runner import evaluate
 from agent_gym.store.run import RunFolder
 
 
@@ -24,8 +25,8 @@ def test_the_expert_solves_every_task_and_chance_solves_few() -> None:
 
 def test_every_attempt_is_heard_and_stored(tmp_path: Path) -> None:
     heard: list[str] = []
-    score = evaluate(config(attempts=2), tmp_path / "run", on_episode=lambda trajectory: heard.append(trajectory.id))
-    assert len(heard) == score.episodes == 24
+    result = evaluate(config(attempts=2), tmp_path / "run", on_episode=lambda trajectory: heard.append(trajectory.id))
+    assert len(heard) == result.score.episodes == result.planned == 24
     with RunFolder.open(tmp_path / "run").trajectories() as store:
         assert [trajectory.id for trajectory in store.select()] == heard
         assert all(trajectory.success for trajectory in store.select())
@@ -40,9 +41,9 @@ def test_the_tasks_are_spread_over_the_split_in_their_order(tmp_path: Path) -> N
 
 
 def test_the_same_seed_gives_the_same_score_and_another_seed_other_episodes() -> None:
-    first, again = (evaluate(config(model="random", seed=3)) for _ in range(2))
+    first, again = (evaluate(config(model="random", seed=3)).score for _ in range(2))
     assert first == again
-    assert evaluate(config(model="random", seed=4)) != first
+    assert evaluate(config(model="random", seed=4)).score != first
 
 
 class Fragile(CountEnv):
@@ -56,7 +57,7 @@ class Fragile(CountEnv):
 @pytest.mark.parametrize("model", ["expert"])
 def test_a_crash_of_the_environment_costs_one_episode(model: str) -> None:
     values = {"env": {"id": f"{__file__}:Fragile"}, "split": "train", "tasks": 5, "model": model}
-    score = evaluate(build(EvalConfig, values))
+    score = evaluate(build(EvalConfig, values)).score
     assert (score.episodes, score.failed, score.successes) == (5, 1, 4)
 
 
@@ -74,6 +75,6 @@ def test_a_run_without_a_checkpoint_is_said_to_have_none(tmp_path: Path) -> None
 
 
 def test_without_a_split_the_one_that_the_environment_holds_out_is_played() -> None:
-    assert with_split(config(split=None)).split == "valid_unseen"
+    assert make_plans(config(split=None))[0].split == "valid_unseen"
     own = build(EvalConfig, {"env": {"id": "small_envs:WordEnv"}, "model": "expert", "tasks": 1})
-    assert with_split(own).split == "test" and evaluate(own).success_rate == 1
+    assert make_plans(own)[0].split == "test" and evaluate(own).success_rate == 1

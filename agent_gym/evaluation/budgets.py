@@ -1,0 +1,83 @@
+"""What an evaluation may use up: tokens, dollars and seconds, counted as its episodes end."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from agent_gym.config import LimitsSection
+from agent_gym.errors import ConfigError
+from agent_gym.rollout.collect import Job
+from agent_gym.trajectory import Trajectory
+
+_NO_PRICE: Final = (
+    "limits.cost needs a model with a price, and what {model} costs is not known: give its price, or limit tokens or "
+    "seconds instead."
+)
+
+
+class Budget:
+    """Lets episodes begin until something is used up.
+
+    Tokens and dollars are those of the whole run, whatever sitting used them; seconds are those of this sitting. Once
+    tokens or dollars are used up no further episode begins, and those in flight are finished: they have been paid for.
+
+    Args:
+        limits: What may be used up.
+        tokens: What earlier sittings have read and generated.
+        cost: What they have cost.
+        clock: Tells seconds.
+    """
+
+    def __init__(
+        self,
+        limits: LimitsSection,
+        *,
+        tokens: int = 0,
+        cost: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._began = clock()
+        self.tokens = tokens
+        self.cost = cost
+
+    @property
+    def used_up(self) -> str:
+        """What is used up, in words; empty while there is something left of everything."""
+        limits = self._limits
+        if limits.tokens is not None and self.tokens >= limits.tokens:
+            return f"{self.tokens:,} of {limits.tokens:,} tokens"
+        if limits.cost is not None and self.cost >= limits.cost:
+            return f"{self.cost:.2f} of {limits.cost:.2f} dollars"
+        if limits.seconds is not None and self._clock() - self._began >= limits.seconds:
+            return f"{limits.seconds:g} seconds"
+        return ""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long this sitting may still take; None where there is no limit."""
+        if self._limits.seconds is None:
+            return None
+        return max(0.0, self._limits.seconds - (self._clock() - self._began))
+
+    def admit(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """Yield jobs while there is something left."""
+        for job in jobs:
+            if self.used_up:
+                return
+            yield job
+
+    def count(self, trajectory: Trajectory) -> None:
+        """Count what an episode has used up.
+
+        Raises:
+            ConfigError: Dollars are limited, and the episode has no cost.
+        """
+        for turn in trajectory.own_turns:
+            self.tokens += turn.prompt_tokens + (turn.generated_tokens or turn.end - turn.start)
+        cost = trajectory.metadata.get("cost")
+        if cost is not None:
+            self.cost += float(cost)
+        elif self._limits.cost is not None and trajectory.turns:
+            raise ConfigError(_NO_PRICE.format(model=trajectory.metadata.get("model", "this model")))
