@@ -112,6 +112,8 @@ class Engine(ABC):
     """Longest sequence, prompt and generation together, in tokens."""
     vocabulary: int = 0
     """Number of tokens that it draws from; 0 where it does not say."""
+    ids_per_token: float = 1.0
+    """More than 1 where the ids are no tokens of the model but the bytes of its text: limits are meant in tokens."""
 
     @abstractmethod
     async def generate(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
+from agent_gym.engines.messages import ASSISTANT, SYSTEM, USER, bytes_of, said
 from agent_gym.engines.scripted import END, ByteTokenizer
 from agent_gym.errors import ChatTemplateError
 
@@ -150,6 +151,38 @@ class ByteChat:
     def decode(self, token_ids: Sequence[int]) -> str:
         """See `Chat.decode`."""
         return self.tokenizer.decode(token_ids)
+
+
+class MessageChat:
+    """A chat for engines that take messages instead of tokens; see `agent_gym.engines.messages`.
+
+    Args:
+        system_prompt: Put before the first observation; empty for none.
+    """
+
+    def __init__(self, *, system_prompt: str = "") -> None:
+        self._system = [SYSTEM, *bytes_of(system_prompt), END] if system_prompt else []
+
+    def begin(self, observation: str) -> Sequence[int]:
+        """See `Chat.begin`."""
+        return [*self._system, USER, *bytes_of(observation), END, ASSISTANT]
+
+    def extend(self, observation: str, *, ended: bool) -> Sequence[int]:
+        """See `Chat.extend`."""
+        message = [USER, *bytes_of(observation), END, ASSISTANT]
+        return message if ended else [END, *message]
+
+    def answer(self, text: str) -> Sequence[int]:
+        """See `Chat.answer`."""
+        return [*bytes_of(text), END]
+
+    def ended(self, token_ids: Sequence[int]) -> bool:
+        """See `Chat.ended`."""
+        return bool(token_ids) and token_ids[-1] == END
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return what the answer says, without the thought before it."""
+        return said(token_ids)
 
 
 def _cut(text: str, marker: str) -> tuple[str, str]:

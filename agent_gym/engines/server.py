@@ -1,0 +1,293 @@
+"""A server that speaks OpenAI's protocol: requests, retries, and what its errors mean.
+
+One pooled client serves all episodes of an event loop. Knows nothing of prompts and tokens.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from agent_gym.engines.retrying import Patience
+from agent_gym.errors import ContextLengthError, EngineError, RefusedError
+from agent_gym.tools.web import retry_after
+
+_LONGEST_MESSAGE = 300
+_BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""Statuses after which the same request may succeed."""
+_TOO_LONG = re.compile(
+    r"context[ _-]?(length|window|size)|(prompt|input) is too long|too many (input )?tokens|max_model_len",
+    re.IGNORECASE,
+)
+_NO_RIGHT = re.compile(r"logprobs|moderation|flagged", re.IGNORECASE)
+"""What a right key may not ask for."""
+_NO_MODEL = re.compile(
+    r"model_not_found|(unknown|invalid|no such) model|model\b.{0,100}\b(not found|not exist)", re.IGNORECASE | re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a server says is wrong with a request."""
+
+    status: int
+    message: str
+    """One line, cut short."""
+    parameter: str = ""
+    """Which parameter the server blames, where it says so."""
+    code: str = ""
+
+
+class BadRequestError(EngineError):
+    """The server does not understand a request, or does not allow it."""
+
+    def __init__(self, sentence: str, problem: Problem) -> None:
+        super().__init__(sentence)
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered, and after how many failures."""
+
+    content: dict[str, Any]
+    retries: int
+
+
+@dataclass(slots=True)
+class _Connection:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    client: httpx.AsyncClient
+    free: asyncio.Semaphore
+
+
+class Server:
+    """A server at an address.
+
+    Args:
+        url: Its address up to the version, "http://localhost:8000/v1".
+        key: Sent as a bearer token; kept here alone, and taken out of every message.
+        key_name: The environment variable of the key, for messages.
+        patience: How long a request is tried.
+        connections: Requests in flight, at most.
+
+    Raises:
+        EngineError: The address is none, or carries a password or a query.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        key_name: str = "OPENAI_API_KEY",
+        patience: Patience | None = None,
+        connections: int = 64,
+    ) -> None:
+        self.url = _checked(url)
+        self.key_name = key_name
+        self.patience = patience or Patience()
+        self.connections = connections
+        self.retries = 0
+        """Requests that failed and were sent again."""
+        self.models: list[dict[str, Any]] | None = None
+        """The models that the server lists; None where it lists none, or was not asked."""
+        self._key = key
+        self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        self._connection: _Connection | None = None
+        self._answered = False
+
+    def list_models(self) -> None:
+        """Ask which models there are: one cheap request that shows whether the server and the key are right.
+
+        Raises:
+            EngineError: Nothing answers at the address.
+            RefusedError: The key is refused.
+        """
+        try:
+            response = httpx.get(f"{self.url}/models", headers=self._headers, timeout=self.patience.connect)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise EngineError(
+                f"No server answers at {self.url} ({_reason(error)}): start it, or check the address."
+            ) from error
+        if response.status_code in (401, 403):
+            raise self._error(response, self._problem(response))
+        if response.is_success:
+            self.models = _models(response)
+
+    async def post(self, path: str, body: bytes) -> Answer:
+        """Send a request until it is answered, or there is no more patience.
+
+        Args:
+            path: "/chat/completions", say.
+            body: JSON.
+
+        Raises:
+            ContextLengthError: The prompt is too long.
+            BadRequestError: The server does not understand the request.
+            RefusedError: No request can succeed.
+            EngineError: The server is busy, broken or not reached for too long, or answers with something else.
+        """
+        connection = self._connected()
+        deadline = self.patience.clock() + self.patience.total
+        failures = 0
+        async with connection.free:
+            while True:
+                asked_for = None
+                try:
+                    async with asyncio.timeout(self.patience.request):
+                        response = await connection.client.post(self.url + path, content=body)
+                except httpx.TransportError as error:
+                    failure = self._unreached(_reason(error))
+                except TimeoutError:
+                    failure = self._unreached(f"no answer within {self.patience.request:g} s")
+                else:
+                    content = self._decoded(response) if response.is_success else {}
+                    if response.is_success and not _is_error(content):
+                        self._answered = True
+                        return Answer(content, failures)
+                    problem = self._problem(response)
+                    failure = self._error(response, problem)
+                    if problem.status not in _BUSY or isinstance(failure, RefusedError):
+                        raise failure
+                    asked_for = retry_after(response.headers.get("Retry-After"))
+                failures += 1
+                if not await self.patience.wait(failures, asked_for, deadline):
+                    raise _given_up(failure, failures)
+                self.retries += 1
+
+    async def disconnect(self) -> None:
+        """Close the connections of the running event loop."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.loop is asyncio.get_running_loop():
+            await connection.client.aclose()
+
+    def wrong(self, what: str) -> EngineError:
+        """Return the error of an answer that is not what the protocol says."""
+        return EngineError(
+            f"The server {self.url} answered {what}: check that it speaks OpenAI's protocol (--api chat or "
+            "completions)."
+        )
+
+    def _connected(self) -> _Connection:
+        """Return the connections of the running event loop: those of another, which has ended, are of no use."""
+        loop = asyncio.get_running_loop()
+        if self._connection is None or self._connection.loop is not loop:
+            limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
+            timeout = httpx.Timeout(self.patience.request, connect=self.patience.connect, pool=None)
+            client = httpx.AsyncClient(limits=limits, timeout=timeout, headers=self._headers)
+            self._connection = _Connection(loop, client, asyncio.Semaphore(self.connections))
+        return self._connection
+
+    def _decoded(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            content = json.loads(response.content)
+        except (ValueError, RecursionError):
+            raise self.wrong(f"with what is no JSON ({_short(response.text)!r})") from None
+        if not isinstance(content, dict):
+            raise self.wrong("with JSON that is no object")
+        return content
+
+    def _error(self, response: httpx.Response, problem: Problem) -> EngineError:
+        """Return the error of a response that is no success."""
+        status, said = problem.status, f"({problem.status}): {problem.message}"
+        if problem.code == "insufficient_quota" or status == 402:
+            return RefusedError(f"The account at {self.url} has nothing left {said}; add credit, or use another key.")
+        if status == 401 or (status == 403 and not self._answered and not _NO_RIGHT.search(problem.message)):
+            return RefusedError(
+                f"The server {self.url} refuses the key {said}; set {self.key_name}, or name the variable that holds "
+                "the key with --api-key-env."
+            )
+        if 300 <= status < 400:
+            where = response.headers.get("Location", "elsewhere")
+            return RefusedError(f"The server {self.url} redirects to {where}: give that address.")
+        if status in (400, 413, 422) and (_TOO_LONG.search(problem.message) or _TOO_LONG.search(problem.code)):
+            return ContextLengthError(f"The prompt is too long for the server {self.url} {said}.")
+        no_model = status in (400, 404, 422) and (_NO_MODEL.search(problem.message) or _NO_MODEL.search(problem.code))
+        if (no_model or status in (404, 405)) and not self._answered:
+            return RefusedError(
+                f"The server {self.url} does not know the model or the address {said}; it has {self._listed()}: give "
+                "one of them with --model-name, and the address up to its version, as http://localhost:8000/v1."
+            )
+        return BadRequestError(f"The server {self.url} refused a request {said}.", problem)
+
+    def _problem(self, response: httpx.Response) -> Problem:
+        """Read an error, which servers write in several ways."""
+        try:
+            content = json.loads(response.content)
+        except (ValueError, RecursionError):
+            content = response.text
+        error = content.get("error", content) if isinstance(content, Mapping) else content
+        message, parameter, code = error, "", ""
+        if isinstance(error, Mapping):
+            message = error.get("message") or error.get("detail") or error
+            parameter, code = str(error.get("param") or ""), str(error.get("code") or "")
+        text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
+        if self._key:
+            text = text.replace(self._key, "***")
+        # Some gateways answer 200 and put the status into the error.
+        status = int(code) if response.is_success and code.isdecimal() else response.status_code
+        return Problem(status, _short(text) or response.reason_phrase, parameter, code)
+
+    def _listed(self) -> str:
+        names = [str(model.get("id")) for model in self.models or []]
+        return (
+            ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "no list of models"
+        )
+
+    def _unreached(self, reason: str) -> EngineError:
+        return EngineError(f"The server {self.url} could not be reached or broke off ({reason}).")
+
+
+def _is_error(content: Mapping[str, Any]) -> bool:
+    return bool(content.get("error")) and not content.get("choices")
+
+
+def _given_up(failure: EngineError, failures: int) -> EngineError:
+    tries = f"{failures} tries" if failures > 1 else "one try"
+    return EngineError(
+        f"{failure} Given up after {tries}: ask for fewer episodes at once (rollout.concurrency) or be more patient "
+        "(server.tries, server.patience), then play the failed episodes again."
+    )
+
+
+def _checked(url: str) -> str:
+    try:
+        parsed = httpx.URL(url.rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise EngineError(f"{url!r} is no address ({error}): give one like http://localhost:8000/v1.") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise EngineError(f"{url!r} is no address of a server: give one like http://localhost:8000/v1.")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        # It would be stored in the run folder.
+        raise EngineError(
+            "The address of a server may hold neither a password nor a query: give the key in an environment variable, "
+            "see --api-key-env."
+        )
+    return str(parsed).rstrip("/")
+
+
+def _models(response: httpx.Response) -> list[dict[str, Any]] | None:
+    try:
+        content = response.json()
+    except ValueError:
+        return None
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, list):
+        return None
+    return [model for model in data if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+
+def _reason(error: Exception) -> str:
+    return _short(str(error)) or type(error).__name__
+
+
+def _short(text: str) -> str:
+    line = " ".join(text[: 4 * _LONGEST_MESSAGE].split())
+    return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + "..."
