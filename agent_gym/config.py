@@ -237,7 +237,8 @@ class EvalConfig(Section):
     env: EnvSection = EnvSection()
     model: str = "expert"
     """A model folder, a name on the hub, a run folder, an address ("http://localhost:8000/v1"),
-    "scripted:file.py:name", "scripted:file.jsonl", "expert", "random", "human", or "file.py:name" of an engine of your own."""
+    "scripted:file.py:name", "scripted:file.jsonl", "expert", "random", "human", or "file.py:name" of an
+    engine of your own."""
     server: ServerSection = ServerSection()
     split: str | None = None
     """The tasks; by default a split that the environment holds out: valid_unseen, valid, dev or test."""

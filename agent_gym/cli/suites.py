@@ -3,8 +3,7 @@
 import textwrap
 from itertools import groupby
 
-from rich.console import Console, JustifyMethod
-from rich.table import Table
+from rich.console import Console
 
 from agent_gym.evaluation.suites import Suite, find_suite, suites
 
@@ -12,24 +11,28 @@ from agent_gym.evaluation.suites import Suite, find_suite, suites
 def list_suites() -> None:
     """Print one line a suite, and what gets that which is not at hand; single tasks of a family share a line."""
     console = Console()
-    table = Table(box=None, header_style="bold")
-    widths = {"suite": 28, "tasks": 5, "counts": 7, "at hand": 7, "what": 12}
-    for heading, width in widths.items():
-        side: JustifyMethod = "right" if heading == "tasks" else "left"
-        table.add_column(heading, no_wrap=True, overflow="ellipsis", justify=side, min_width=width)
+    console.print(f"[bold]{_row('suite', 'tasks', 'counts', 'at hand', 'what')}[/bold]", soft_wrap=True)
     commands: dict[str, None] = {}
     for _, group in groupby(suites().values(), _line):
         first, *others = group
-        name = f"{first.name} and {len(others)} others" if others else first.name
+        name = f"{first.name} and {len(others)} more" if others else first.name
         lacking = first.lacking()
         commands |= {lacking: None} if lacking else {}
-        table.add_row(name, "" if others else _size(first), first.metric, "no" if lacking else "yes", first.description)
-    console.print(table)
+        size, there = "" if others else _size(first), "no" if lacking else "yes"
+        _say(console, _row(name, size, first.metric, there, first.description))
     if commands:
-        console.print("\nwhat gets what is not at hand:")
+        _say(console, "\nwhat gets what is not at hand:")
     for command in commands:
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
-    console.print("\nagent-gym suites NAME says more of one; --suite FILE.yaml plays one of your own.", highlight=False)
+        _say(console, f"  {command}")
+    _say(console, "\nagent-gym suites NAME says more of one; agent-gym eval --suite FILE.yaml plays one of your own")
+
+
+def _row(name: str, size: str, metric: str, there: str, what: str) -> str:
+    return f"{name:<28} {size:>5}  {metric:<7}  {there:<7}  {what}"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe_suite(name: str) -> None:
@@ -56,10 +59,9 @@ def describe_suite(name: str) -> None:
     for label, text in rows.items():
         if text:
             lines = textwrap.fill(text, 90, subsequent_indent=" " * 26, break_on_hyphens=False)
-            console.print(f"  {label:<24}{lines}", markup=False, highlight=False, soft_wrap=True)
+            _say(console, f"  {label:<24}{lines}")
     for reference in suite.references:
-        line = f"  published: {reference.value:g} {reference.measure}, {reference.model} ({reference.source})"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"  published: {reference.value:g} {reference.measure}, {reference.model}: {reference.source}")
 
 
 def _line(suite: Suite) -> str:
