@@ -33,3 +33,21 @@ def view(
     from agent_gym.cli.viewing import run_view
 
     run_view(runs, host=host, port=port, token=token, open_page=open_)
+
+
+@app.command(epilog=example("agent-gym report runs/demo --out demo.html"))
+def report(
+    runs: ViewedRuns,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file [default: report.html in the first run's folder].")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=0, help="Episodes that it holds, at most, over all runs.")] = 100,
+) -> None:
+    """Write runs as one HTML file that opens without a server and without a network.
+
+    It holds the page of agent-gym view with the curves, the tables, the newest groups and a selection of episodes, and
+    says what it leaves out.
+    """
+    from agent_gym.cli.viewing import run_report
+
+    run_report(runs, out=out, episodes=episodes)

@@ -45,6 +45,28 @@ def run_view(runs: Sequence[Path], *, host: str, port: int, token: str | None, o
         uvicorn.Server(settings).run(sockets=[listener])
 
 
+def run_report(runs: Sequence[Path], *, out: Path | None, episodes: int) -> None:
+    """Write runs as one HTML file.
+
+    Args:
+        runs: Run folders, or folders that hold some.
+        out: The file; by default report.html in the first of the folders.
+        episodes: Episodes that it holds, at most.
+
+    Raises:
+        MissingExtraError: starlette is not installed.
+        UnknownIdError: There is no run at one of the paths.
+        StoreError: A run cannot be read, or the file cannot be written.
+    """
+    try:
+        from agent_gym.viewer.export import export
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of("viewer", "Writing a report") from error
+    written = export(runs, out or runs[0] / "report.html", episodes=episodes)
+    typer.echo(f"{written.path}  ({written.size / 1e6:.1f} MB)")
+    typer.echo(written.note)
+
+
 def page_address(host: str, port: int, token: str | None) -> str:
     """Return what to open in a browser."""
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import agent_gym
-from agent_gym.errors import AgentGymError, MissingExtraError, UnknownIdError
+from agent_gym.errors import AgentGymError, ConfigError, MissingExtraError, UnknownIdError
 from agent_gym.store.episodes import EpisodeFilter
 from agent_gym.viewer import evaluations, queries
 from agent_gym.viewer.asking import ApiError, Asked, as_json
@@ -44,6 +44,8 @@ def answered(runs: Runs, answer: Answer, asked: Asked) -> tuple[int, Json]:
         return 200, answer(runs, asked)
     except ApiError as error:
         return error.status, {"error": str(error)}
+    except ConfigError as error:
+        return 400, {"error": str(error)}
     except UnknownIdError as error:
         return 404, {"error": str(error)}
     except MissingExtraError as error:

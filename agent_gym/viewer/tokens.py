@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent_gym.engines.scripted import END
+from agent_gym.engines.messages import MARKS, said
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -69,10 +69,20 @@ class Texts:
 NUMBERS = Texts("numbers", {})
 """Shows every token as its id: what is left where nothing knows their text."""
 
-BYTES = Texts(
-    "bytes", {**{byte: bytes([byte]) for byte in range(256)}, END: "⟨end⟩".encode()}, special=frozenset({END})
-)
-"""The chat of players without a model: UTF-8, and a token that ends what one side says."""
+
+class ByteTexts(Texts):
+    """The chats of players without a tokenizer: UTF-8, and marks around what one side says."""
+
+    def __init__(self) -> None:
+        marks = {mark: f"⟨{name}⟩".encode() for mark, name in MARKS.items()}
+        super().__init__("bytes", {byte: bytes([byte]) for byte in range(256)} | marks, frozenset(marks))
+
+    def explains(self, token_ids: Sequence[int], text: str) -> bool:
+        """See `Texts.explains`; a thought before what is said is no part of the recorded text."""
+        return said(token_ids).strip() == text.strip()
+
+
+BYTES = ByteTexts()
 
 
 def _divided(parts: Sequence[bytes]) -> Iterator[Piece]:
