@@ -9,7 +9,7 @@ import typer
 
 import agent_gym
 from agent_gym.cli import eval_commands, view_commands
-from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Option, Runs, Seed, app, example, merge
+from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Option, Runs, Seed, Track, app, example, merge
 from agent_gym.cli.data import app as data_app
 
 __all__ = ["app"]
@@ -44,12 +44,20 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run; one is made up if not given.")] = None,
     runs: Runs = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of that name, if there is one.")] = False,
+    track: Track = None,
     set_: Assignments = None,
 ) -> None:
     """Train an agent in an environment."""
     from agent_gym.cli.training import run_training
 
-    overrides = {"env.id": env, "algorithm.name": algorithm, "model.path": model, "steps": steps, "seed": seed}
+    overrides = {
+        "env.id": env,
+        "algorithm.name": algorithm,
+        "model.path": model,
+        "steps": steps,
+        "seed": seed,
+        "tracking": track,
+    }
     run_training(config, merge(overrides, set_), recipe_name=recipe, name=name, runs=runs, resume=resume)
 
 

@@ -23,6 +23,10 @@ EnvId = Annotated[str | None, typer.Option("--env", help="Environment: an id, mo
 Option = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")]
 Runs = Annotated[Path, typer.Option(help="The folder that holds runs.")]
 Seed = Annotated[int | None, typer.Option(help="From it every random number follows.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Also tell the metrics to tensorboard, wandb, mlflow or trackio; can be repeated."),
+]
 
 
 def example(command: str) -> str:

@@ -9,6 +9,7 @@ checkpoints/step-N/    model, tokenizer, optimiser and state after N steps
 import json
 import platform
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +30,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        """Called with each record that is logged."""
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any]) -> Self:
@@ -80,6 +83,8 @@ class RunFolder:
         """
         with writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        for hear in self.listeners:
+            hear(record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all records; a last line that was cut off when the run was killed is left out."""

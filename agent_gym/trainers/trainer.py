@@ -32,7 +32,9 @@ from agent_gym.rollout.score import Score, score
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store import checkpoints
 from agent_gym.store.atomic import new_folder
+from agent_gym.store.holding import held
 from agent_gym.store.run import RunFolder
+from agent_gym.store.tracking import check_trackers, tracked
 from agent_gym.store.trajectories import TrajectoryStore
 from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.learner import Learner
@@ -104,12 +106,14 @@ def train(
     path = Path(folder)
     config = with_split(config)
     _check(config)
+    check_trackers(config.tracking)
     run = _existing(config, path) if resume else None
     # The model comes before the folder: what cannot be loaded leaves nothing behind.
     policy = load_policy(config, run)
     run = run or RunFolder.create(path, as_dict(config))
     try:
-        return Trainer(config, run, policy, listener or Silence()).run()
+        with held(run.path):
+            return Trainer(config, run, policy, listener or Silence()).run()
     except (ConfigError, TrainingError):
         if not run.checkpoints():
             # It could not even begin: nothing is worth resuming, and the name is free for the next try.
@@ -124,7 +128,8 @@ def _existing(config: TrainConfig, path: Path) -> RunFolder | None:
     run = RunFolder.open(path)
     stored = run.config
     for key, value in as_dict(config).items():
-        if stored.get(key) != value:
+        # Who is told of the metrics changes nothing about the run.
+        if key != "tracking" and stored.get(key) != value:
             raise ConfigError(
                 f"The run in {path} was started with another {key!r}: resume it with its own configuration, or choose "
                 "another --name."
@@ -184,15 +189,14 @@ class Trainer:
     def run(self) -> RunResult:
         """Do what is left to do, and sum up."""
         run = self.run_folder
-        with run.trajectories() as store, self._progress():
+        if not self._finished():
+            run.rewind(self.step)
+        with tracked(run, self.config.tracking), run.trajectories() as store, self._progress():
             if self.step < 0:
-                run.rewind(-1)
                 self._warm_start()
                 self._measure(store, "before", self.config.measure.tasks)
                 self.step = 0
                 self._save()
-            elif not self._finished():
-                run.rewind(self.step)
             self._train(store)
             if not self._finished():
                 self._measure(store, "after", self.config.measure.tasks)
