@@ -22,7 +22,27 @@ def evaluate(
     env: EnvId = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A model folder, a run folder, an address (http://...), 'expert', 'random' or 'human'."),
+        typer.Option(
+            help="A model folder, a run folder, an address (http://...), 'scripted:FILE', 'expert', 'random', 'human' "
+            "or 'file.py:Engine'."
+        ),
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="What the server calls the model [default: the only one that it has].")
+    ] = None,
+    api: Annotated[
+        str | None, typer.Option(help="How a server is asked: 'chat' or 'completions' [default: chat].")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="The model's tokenizer, for --api completions.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Variable with the server's key [default: OPENAI_API_KEY].")
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(metavar="READ,GENERATED", help="Dollars for a million tokens read, and for a million generated."),
+    ] = None,
+    prices: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A YAML file of prices: 'model: [read, generated]'.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Which tasks of --env [default: a split held out].")] = None,
     tasks: Annotated[
@@ -56,6 +76,12 @@ def evaluate(
         "suites": [part for given in suite for part in given.split(",") if part] if suite else None,
         "env.id": env,
         "model": model,
+        "server.name": model_name,
+        "server.api": api,
+        "server.tokenizer": tokenizer,
+        "server.api_key_env": api_key_env,
+        "server.price": price.split(",") if price else None,
+        "server.prices": prices,
         "split": split,
         "tasks": tasks,
         "attempts": attempts,
@@ -79,3 +105,18 @@ def suites(
     from agent_gym.cli.suites import describe_suite, list_suites
 
     list_suites() if name is None else describe_suite(name)
+
+
+@app.command("rescore", epilog=example("agent-gym rescore runs/first --grader environment"))
+def rescore(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    metric: Annotated[str | None, typer.Option(help="Measure success, score or reward.")] = None,
+    grader: Annotated[
+        str | None,
+        typer.Option(help="Grade the episodes again: 'environment', module:function or file.py:function."),
+    ] = None,
+) -> None:
+    """Compute the numbers of a run again from its stored episodes, without the model."""
+    from agent_gym.cli.rescoring import run_rescore
+
+    run_rescore(run, metric=metric, grader=grader)

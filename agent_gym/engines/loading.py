@@ -7,6 +7,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from agent_gym.errors import EngineError
 
+_LOADING = (OSError, ValueError, RuntimeError, KeyError)
+"""What transformers raises for files that it cannot use."""
+
 
 def load_model(path: str) -> tuple[PreTrainedModel, Any]:
     """Load a causal model and its tokenizer.
@@ -27,7 +30,25 @@ def load_model(path: str) -> tuple[PreTrainedModel, Any]:
     try:
         model = AutoModelForCausalLM.from_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EngineError(f"The model {path} cannot be loaded: {reason}") from error
+    except _LOADING as error:
+        raise EngineError(f"The model {path} cannot be loaded: {_reason(error)}") from error
     return model, tokenizer
+
+
+def load_tokenizer(path: str) -> Any:
+    """Load a tokenizer without its model.
+
+    Args:
+        path: A folder, or the name of a model on the hub.
+
+    Raises:
+        EngineError: There is no such tokenizer, or it cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except _LOADING as error:
+        raise EngineError(f"The tokenizer {path} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

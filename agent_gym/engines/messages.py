@@ -16,6 +16,8 @@ SYSTEM, USER, ASSISTANT = 257, 258, 259
 SPOKEN = 260
 """Ends a thought that came before what was said, within an answer."""
 VOCABULARY = 261
+MARKS = {END: "end", SYSTEM: "system", USER: "user", ASSISTANT: "assistant", SPOKEN: "end of thought"}
+"""How the marks are shown."""
 
 _ROLES = {SYSTEM: "system", USER: "user", ASSISTANT: "assistant"}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from agent_gym.env import Info, TextEnv
-from agent_gym.errors import ConfigError
+from agent_gym.errors import AgentGymError, ConfigError
 from agent_gym.rollout.actions import Syntax
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import EpisodeSettings, name_task, note, shown, with_history
@@ -33,6 +33,40 @@ Moves = Generator[Move, tuple[str, Info], None]
 
 Policy = Callable[[TextEnv, str, Info, random.Random], Moves]
 """Begins to act in an environment that was just reset: (environment, observation, info, source of chance)."""
+
+
+class PlayerLeftError(AgentGymError):
+    """A person has stopped playing; the episode is nobody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A policy that asks a person.
+
+    Args:
+        ask: Returns what the person types; None where the person leaves.
+        tell: Shows a text to the person.
+    """
+
+    ask: Callable[[], str | None]
+    tell: Callable[[str], None]
+
+    def __call__(self, env: TextEnv, observation: str, info: Info, rng: random.Random) -> Moves:
+        """Show observations and ask for actions; "?" lists those that the environment admits.
+
+        Raises:
+            PlayerLeftError: The person leaves.
+        """
+        self.tell(f"task {info['task_id']}; ? lists what you can do, Ctrl-D ends\n\n{observation}")
+        while True:
+            action = self.ask()
+            if action is None:
+                raise PlayerLeftError("The player has left.")
+            if action.strip() == "?":
+                self.tell("\n".join(info["admissible_actions"] or ()) or "This environment lists no actions.")
+                continue
+            observation, info = yield Move(action.strip())
+            self.tell(observation)
 
 
 def follow_demonstrator(env: TextEnv, observation: str, info: Info, rng: random.Random) -> Moves:
@@ -94,6 +128,7 @@ def play(
 
     Raises:
         ConfigError: The policy cannot act in this environment.
+        PlayerLeftError: The policy is a person, who has left.
     """
     trajectory, began = Trajectory(task_id=task_id or "", seed=seed), time.perf_counter()
     try:
@@ -128,7 +163,7 @@ def play(
             except StopIteration:
                 break
         moves.close()
-    except ConfigError:
+    except (ConfigError, PlayerLeftError):
         raise
     except Exception as error:
         logger.warning("Episode of task %s failed: %s", trajectory.task_id, error, exc_info=True)
