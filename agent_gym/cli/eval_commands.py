@@ -120,3 +120,46 @@ def rescore(
     from agent_gym.cli.rescoring import run_rescore
 
     run_rescore(run, metric=metric, grader=grader)
+
+
+@app.command("export", epilog=example("agent-gym export runs/first --format inspect"))
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    format: Annotated[str, typer.Option(help="jsonl, parquet, or inspect for a log of inspect_ai.")] = "jsonl",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to; for inspect a folder, or a file that ends in .eval.")
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="Only episodes of this suite.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Only episodes of this phase: before, train, after, eval.")] = None,
+    successes: Annotated[bool, typer.Option("--successes", help="Only episodes that succeeded.")] = False,
+    messages: Annotated[
+        bool, typer.Option("--messages", help="As chats (role and content), to fine-tune with other trainers.")
+    ] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="With token ids, action mask, log-probabilities, entropies, signals.")
+    ] = False,
+) -> None:
+    """Write a run's episodes for other tools."""
+    from agent_gym.cli.exporting import run_export
+    from agent_gym.evaluation.exchange.reading import Selection
+
+    run_export(run, format, out, Selection(phase, suite, successes), messages=messages, tokens=tokens)
+
+
+@app.command("import", epilog=example("agent-gym import logs/2026-01-02_gsm8k_abc.eval --name gsm8k-theirs"))
+def import_(
+    file: Annotated[Path, typer.Argument(help="A log of inspect_ai (.eval, .json), or exported episodes (.jsonl).")],
+    name: Annotated[str, typer.Option(help="Name of the run.")],
+    runs: Runs = Path("runs"),
+    scorer: Annotated[
+        str | None, typer.Option(help="The score that counts [default: the log's headline]; SCORER.KEY for a part.")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Call the suite so, to compare it with that suite of another run.")
+    ] = None,
+    max_mib: Annotated[int, typer.Option(min=1, help="Refuse episodes that are larger.")] = 128,
+) -> None:
+    """Make a run of a log of inspect_ai, to compare it and look at it."""
+    from agent_gym.cli.exporting import run_import
+
+    run_import(file, runs / name, scorer=scorer, suite=suite, max_mib=max_mib)

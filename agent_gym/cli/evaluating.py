@@ -41,7 +41,8 @@ def run_evaluation(
     said = {**stored, **(read_yaml(path) if path is not None else {})}
     if "model" not in overrides and "model" not in said:
         raise ConfigError(
-            "No model was given: add --model with a model folder, a run folder, an address, 'expert' or 'random'."
+            "No model was given: add --model with a model folder, a run folder, an address such as "
+            "http://localhost:8000/v1, 'expert', 'random' or 'human'."
         )
     if "suites" in overrides or "suites" in said:
         taken = _settings_of_run(overrides, ("rollout",))
@@ -57,14 +58,14 @@ def run_evaluation(
         errors.update([trajectory.error] if trajectory.error else [])
 
     try:
-        with Display(console) as display:
+        with Display(console, bars=config.model != "human") as display:
             result = evaluate(
                 config, folder, resume=resume, retry_failed=retry_failed, listener=display, on_episode=heard
             )
     except KeyboardInterrupt:
         console.print(f"stopped: what has ended is stored; go on with {again}", soft_wrap=True, highlight=False)
         raise typer.Exit(_INTERRUPTED) from None
-    print_results(console, result, config, folder)
+    print_results(console, folder, config.model)
     for error, count in errors.most_common(_SHOWN_ERRORS):
         console.print(f"{count} failed: {error}", style="yellow", markup=False, soft_wrap=True)
     _say_how_to_go_on(console, result, again)
@@ -88,9 +89,14 @@ def _say_how_to_go_on(console: Console, result: Evaluation, again: str) -> None:
 
 
 class Display:
-    """Draws a bar a suite; a listener. Where there is no terminal, it prints a line now and then."""
+    """Draws a bar a suite; a listener. Where there is no terminal, it prints a line now and then.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: Where to draw.
+        bars: Whether to draw bars on a terminal; a person who plays there needs it alone.
+    """
+
+    def __init__(self, console: Console, *, bars: bool = True) -> None:
         self.console = console
         self.bars = Progress(
             TextColumn("[bold]{task.description}"),
@@ -101,7 +107,7 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (bars and console.is_terminal),
         )
         self._bar: Any = None
         self._title = ""

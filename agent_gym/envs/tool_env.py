@@ -148,6 +148,14 @@ class ToolEnv(TextEnv):
 
     # -- the episode -----------------------------------------------------------------------------------------------
 
+    def grade(self, answer: str) -> Grade:
+        """Return what an answer to the current task is worth, without giving it; the episode goes on.
+
+        Raises:
+            ConfigError: What it is worth depends on more of the episode than the answer.
+        """
+        return self._grade(answer)
+
     def close(self) -> None:
         """Let go of what the tools use."""
         self.toolbox.close()

@@ -5,11 +5,11 @@ What differs shows that an environment has changed since (another version, other
 
 import difflib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from agent_gym.env import TextEnv
-from agent_gym.errors import ConfigError
-from agent_gym.registry import make
+from agent_gym.evaluation.played import make_env
 from agent_gym.store.run import RunFolder
 from agent_gym.trajectory import Trajectory
 
@@ -56,20 +56,17 @@ def replay_run(
         UnknownIdError: The run has no such episode, or its environment is not known here.
         ConfigError: The run does not say which environment it was played in.
     """
-    section = run.config.get("env")
-    if not isinstance(section, dict) or "id" not in section:
-        raise ConfigError(f"{run.path}/config.yaml names no environment: replay needs a run of train or eval.")
-    env = make(section["id"], **section.get("options", {}))
-    # What was measured in another split, or with another limit, may have been longer.
-    env.max_turns = 10**9
-    try:
-        with run.trajectories() as store:
-            chosen = [store.get(episode)] if episode else store.select(phase=phase, limit=count, newest=True)
-            for trajectory in chosen:
-                divergence = first_divergence(env, trajectory)
-                yield Replay(trajectory.id, trajectory.task_id, len(trajectory.turns), divergence)
-    finally:
-        env.close()
+    with ExitStack() as stack:
+        store = stack.enter_context(run.trajectories())
+        envs: dict[str, TextEnv] = {}
+        chosen = [store.get(episode)] if episode else store.select(phase=phase, limit=count, newest=True)
+        for trajectory in chosen:
+            suite = trajectory.metadata.get("suite", "")
+            if suite not in envs:
+                envs[suite] = make_env(run, suite)
+                stack.callback(envs[suite].close)
+            divergence = first_divergence(envs[suite], trajectory)
+            yield Replay(trajectory.id, trajectory.task_id, len(trajectory.turns), divergence)
 
 
 def first_divergence(env: TextEnv, trajectory: Trajectory) -> Divergence | None:

@@ -146,6 +146,12 @@ class SearchQAEnv(QuestionEnv[Question]):
         self._action = action
         return super()._act(action)
 
+    def grade(self, answer: str) -> Grade:
+        """See `ToolEnv.grade`; the reward "arpo" is for the whole episode."""
+        if self._reward == "arpo":
+            raise ConfigError('The reward "arpo" is for a whole episode, not for an answer: give a grader of your own.')
+        return super().grade(answer)
+
     def _grade(self, answer: str) -> Grade:
         gold = self._asked().answers
         if self._reward == "exact_match":
