@@ -1,0 +1,181 @@
+"use strict";
+// Which page is shown, and when it is drawn anew.
+
+(() => {
+  const { h, href, place, parts } = gym;
+  const NAV = [["overview", "Overview"], ["groups", "Groups"], ["episodes", "Episodes"], ["evaluation", "Evaluation"]];
+  const THEME = "agent-gym-theme";
+  const main = document.getElementById("main");
+
+  let drawing = 0;
+  let shownAt = "";
+
+  // -- dark and light ----------------------------------------------------------------------------------------------
+
+  const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+
+  /** Change between dark and light; the choice is remembered. */
+  gym.toggleTheme = () => {
+    const theme = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    remember(theme);
+  };
+
+  function remember(theme) {
+    try {
+      localStorage.setItem(THEME, theme);
+    } catch {
+      // A browser that keeps nothing for this page shows it as the system does next time.
+    }
+  }
+
+  function recallTheme() {
+    try {
+      const theme = localStorage.getItem(THEME);
+      if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
+    } catch {
+      // As above.
+    }
+  }
+
+  // -- the frame -----------------------------------------------------------------------------------------------------
+
+  /** Go to a page about the run that is looked at now. */
+  gym.goTo = (page) => (location.hash = addressOf(page, place().parameters));
+
+  /** Go to what the page is a part of. */
+  gym.goUp = () => {
+    const { page, parameters } = place();
+    const up = gym.pages[page]?.up?.(parameters, main) ?? (page === "overview" ? null : addressOf("overview", parameters));
+    if (up) location.hash = up;
+  };
+
+  function addressOf(page, parameters) {
+    const run = parameters.run ?? parameters.runs?.split(",")[0];
+    return page === "overview" ? href(page, { runs: parameters.runs ?? null }) : href(page, { run: run ?? gym.runs()[0]?.index });
+  }
+
+  function frame(page, parameters) {
+    const definition = gym.pages[page];
+    const current = definition?.nav ?? page;
+    document.getElementById("nav").replaceChildren(...NAV.map(([name, title]) => h("a", { href: addressOf(name, parameters), "aria-current": name === current ? "page" : null }, title)));
+    const choice = document.getElementById("run-choice");
+    choice.hidden = !definition?.oneRun || gym.runs().length < 2;
+    const list = document.getElementById("run-select");
+    list.replaceChildren(...gym.runs().map((run) => h("option", { value: run.index }, run.name)));
+    const run = gym.currentRun(parameters);
+    list.value = String(run?.index ?? "");
+    document.getElementById("live").hidden = !gym.runs().some((one) => one.live) || gym.isOffline;
+    document.title = [parameters.id, definition?.title, run?.name, "agent-gym"].filter(Boolean).join(" · ");
+  }
+
+  function chooseRun(event) {
+    const { page } = place();
+    const list = gym.pages[page].nav ?? page;
+    location.hash = href(list, { run: event.target.value });
+  }
+
+  // -- drawing ---------------------------------------------------------------------------------------------------------
+
+  /** Draw the page that the address names; `again` where something was written to the run that it shows. */
+  async function draw({ again = false } = {}) {
+    const mine = ++drawing;
+    const { page, parameters } = place();
+    const slow = setTimeout(() => (document.getElementById("progress").hidden = false), 200);
+    let content;
+    try {
+      content = await contentOf(page, parameters);
+    } catch (error) {
+      if (!(error instanceof gym.Unavailable)) throw error;
+      content = [parts.heading(gym.pages[page]?.title ?? "Not found"), h("div", { class: "error-box", role: "alert" }, error.message)];
+    } finally {
+      clearTimeout(slow);
+      if (mine === drawing) document.getElementById("progress").hidden = true;
+    }
+    if (mine !== drawing) return;
+    put(page, parameters, content, again);
+  }
+
+  async function contentOf(page, parameters) {
+    if (!gym.pages[page]) throw new gym.Unavailable("There is no such page: choose one above.");
+    if (!gym.runs().length) throw new gym.Unavailable("There is no run to show.");
+    return gym.pages[page].load(parameters);
+  }
+
+  function put(page, parameters, content, again) {
+    const here = page + (parameters.id ?? "") + (parameters.run ?? "");
+    const same = here === shownAt;
+    const kept = same ? keep() : null;
+    gym.hideTip();
+    main.replaceChildren();
+    gym.append(main, [content]);
+    main.dataset.page = page;
+    frame(page, parameters);
+    shownAt = here;
+    if (kept) restore(kept);
+    else {
+      scrollTo(0, 0);
+      gym.pages[page]?.shown?.(parameters);
+    }
+    main.dataset.drawn = String(Number(main.dataset.drawn ?? 0) + 1);
+    if (again) main.dataset.updated = String(Number(main.dataset.updated ?? 0) + 1);
+  }
+
+  /** What a reader would miss if the page were simply replaced: the focus, what is typed, what is unfolded, the place. */
+  function keep() {
+    const active = document.activeElement;
+    const inside = active && main.contains(active);
+    return {
+      scroll: scrollY,
+      open: [...main.querySelectorAll("details[id][open]")].map((details) => details.id),
+      id: inside ? active.id : "",
+      row: inside ? [...main.querySelectorAll("[data-row]")].indexOf(active) : -1,
+      value: inside && "selectionStart" in active && active.type !== "number" ? [active.value, active.selectionStart, active.selectionEnd] : null,
+      typed: inside && active.tagName === "INPUT" ? active.value : null,
+    };
+  }
+
+  function restore({ scroll, open, id, row, value, typed }) {
+    for (const name of open) {
+      const details = document.getElementById(name);
+      if (details) details.open = true;
+    }
+    const focused = id ? document.getElementById(id) : row >= 0 ? main.querySelectorAll("[data-row]")[row] : null;
+    focused?.focus({ preventScroll: true });
+    if (focused && typed !== null) focused.value = typed;
+    if (focused && value?.[1] !== null && value) focused.setSelectionRange?.(value[1], value[2]);
+    scrollTo(0, scroll);
+  }
+
+  async function changed(fresh) {
+    const { page, parameters } = place();
+    await gym.loadRuns();
+    const looked = page === "overview" ? gym.chosenRuns(parameters) : [gym.currentRun(parameters)];
+    if (gym.pages[page]?.still || !looked.some((run) => fresh.has(run.index))) frame(page, parameters);
+    else await draw({ again: true });
+  }
+
+  async function start() {
+    recallTheme();
+    document.getElementById("theme-button").addEventListener("click", gym.toggleTheme);
+    document.getElementById("run-select").addEventListener("change", chooseRun);
+    document.querySelector("[data-skip]").addEventListener("click", (event) => {
+      event.preventDefault();
+      main.focus();
+    });
+    gym.keyboard.listen();
+    try {
+      await gym.loadRuns();
+      await gym.noteVersions();
+    } catch (error) {
+      if (!(error instanceof gym.Unavailable)) throw error;
+      gym.append(main, [h("div", { class: "error-box", role: "alert" }, error.message)]);
+      return;
+    }
+    addEventListener("hashchange", () => draw());
+    await draw();
+    gym.watch(changed);
+  }
+
+  start();
+})();
