@@ -51,3 +51,14 @@ def report(
     from agent_gym.cli.viewing import run_report
 
     run_report(runs, out=out, episodes=episodes)
+
+
+@app.command("runs", epilog=example("agent-gym runs runs"))
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="A folder that holds runs.")] = Path("runs"),
+    count: Annotated[int, typer.Option(help="At most so many; -1 lists all.")] = 30,
+) -> None:
+    """List runs, those first that were written to last: how far each is, and how it went."""
+    from agent_gym.cli.listing_runs import run_listing
+
+    run_listing(folder, count=count)

@@ -1,0 +1,242 @@
+"""`agent-gym runs`: what there is in a folder of runs, the newest first.
+
+A run's configuration and a few lines of its metrics are read, never the whole: a thousand long runs are listed at once.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agent_gym.errors import AgentGymError, StoreError
+from agent_gym.store.holding import holder
+from agent_gym.store.trajectories import TrajectoryStore
+
+_WHOLE = 65_536
+"""Bytes of metrics that are read as they are: of a longer file its end, and a line here and there."""
+_SAMPLES = 24
+_WIDTH = 12
+_DEPTH = 3
+_BARS = "▁▂▃▄▅▆▇█"
+_MEASURED = ("after", "during", "before", "eval")
+_WRITTEN = ("metrics.jsonl", "trajectories.sqlite", "trajectories.sqlite-wal", "config.yaml")
+_COLORS = {"running": "green", "stopped": "yellow", "unreadable": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One run, as it is listed."""
+
+    name: str
+    kind: str
+    env: str
+    method: str
+    done: int
+    total: int | None
+    """Steps, or episodes of an evaluation; None where nobody has said how many there will be."""
+    success: float | None
+    """What was measured last; in training, where nothing was, of the last step."""
+    curve: tuple[float, ...]
+    """Success over the steps, or the reward where nothing ever succeeded."""
+    written: float
+    """When something was last written, in seconds since 1970."""
+    state: str
+    """running, finished, stopped or unreadable."""
+
+
+def run_listing(folder: Path, *, count: int) -> None:
+    """Print the runs in a folder.
+
+    Raises:
+        StoreError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise StoreError(f"There is no folder {folder}: give one that holds runs, or start one with agent-gym train.")
+    console = Console()
+    places = find_runs(folder)
+    shown = [describe(place, folder, at) for at, place in places[: count if count >= 0 else None]]
+    if not shown:
+        console.print(f"no runs in {folder}; agent-gym train and agent-gym eval --name make some", soft_wrap=True)
+    elif console.is_terminal:
+        console.print(_table(shown))
+    else:
+        for each in shown:
+            typer.echo("\t".join(_cells(each)))
+    if len(places) > len(shown):
+        console.print(f"{len(places) - len(shown)} more: --count -1 lists all", soft_wrap=True)
+
+
+def find_runs(folder: Path) -> list[tuple[float, Path]]:
+    """Return the runs in a folder, or the folder itself where it is one, with when each was last written to."""
+    found = [(_last_written(place), place) for place in _walk(folder, _DEPTH)]
+    return sorted(found, key=lambda pair: (-pair[0], pair[1]))
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / "config.yaml").is_file():
+        yield folder
+    elif depth:
+        with suppress(OSError):
+            for inner in folder.iterdir():
+                if inner.is_dir() and not inner.is_symlink():
+                    yield from _walk(inner, depth - 1)
+
+
+def _last_written(run: Path) -> float:
+    times = [0.0]
+    for name in _WRITTEN:
+        with suppress(OSError):
+            times.append((run / name).stat().st_mtime)
+    return max(times)
+
+
+def describe(run: Path, folder: Path, written: float) -> Listed:
+    """Return what is to be said about a run; one that cannot be read is said to be so."""
+    name = str(run.relative_to(folder)) if run != folder else run.resolve().name
+    try:
+        config = _config(run / "config.yaml")
+        kind = "train" if "algorithm" in config else "eval"
+        records = sampled(run / "metrics.jsonl")
+        describing = _training if kind == "train" else _evaluation
+        env, method, done, total, finished = describing(run, config, records)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, AgentGymError, yaml.YAMLError, sqlite3.Error):
+        return Listed(name, "?", "?", "?", 0, None, None, (), written, "unreadable")
+    state = "running" if holder(run) is not None else "finished" if finished else "stopped"
+    return Listed(name, kind, env, method, done, total, _success(records), _curve(records), written, state)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    with path.open(encoding="utf-8") as file:
+        config: dict[str, Any] = yaml.load(file, loader)["config"]
+    return config
+
+
+def sampled(path: Path) -> list[dict[str, Any]]:
+    """Return records of a file of metrics: all of a short one, of a long one its end and some on the way there."""
+    if not path.is_file():
+        return []
+    lines: list[bytes] = []
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        end = max(size - _WHOLE, 0)
+        for number in range(_SAMPLES if end else 0):
+            file.seek(end * number // _SAMPLES)
+            if number:
+                file.readline()
+            lines.append(file.readline())
+        file.seek(end)
+        if end:
+            file.readline()
+        lines += file.read().splitlines()
+    records = []
+    for line in lines:
+        # A line may be half written.
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
+    return records
+
+
+_Described = tuple[str, str, int, int | None, bool]
+"""Environment, method or model, what is done, what there is to do, and whether that is all."""
+
+
+def _training(run: Path, config: dict[str, Any], records: Sequence[dict[str, Any]]) -> _Described:
+    steps = [record["step"] for record in records if record.get("phase") == "train"]
+    done, total = max(steps, default=0), config["steps"]
+    measured = not config["measure"]["tasks"] or any(record.get("phase") == "after" for record in records)
+    return config["env"]["id"], config["algorithm"]["name"], done, total, done >= total and measured
+
+
+def _evaluation(run: Path, config: dict[str, Any], records: Sequence[dict[str, Any]]) -> _Described:
+    suites = config.get("suites") or []
+    played = run / "trajectories.sqlite"
+    done = 0
+    if played.is_file():
+        with TrajectoryStore.reading(played) as store:
+            done = store.count_matching()
+    finished = {record.get("suite") for record in records if record.get("phase") == "eval"}
+    complete = len(finished) >= max(len(suites), 1)
+    total = done if complete else None
+    if not suites and config.get("tasks") and config.get("attempts"):
+        total = max(config["tasks"] * config["attempts"], done) if not complete else done
+    return ", ".join(suites) or config["env"]["id"], config["model"], done, total, complete
+
+
+def _success(records: Sequence[dict[str, Any]]) -> float | None:
+    """Return the last measured success: over all suites of an evaluation, else of the last measurement or step."""
+    evaluated = {record.get("suite"): record for record in records if record.get("phase") == "eval"}
+    if evaluated:
+        valid = sum(record["episodes"] - record["failed"] for record in evaluated.values())
+        return sum(record["successes"] for record in evaluated.values()) / valid if valid else None
+    for phases in (_MEASURED, ("train",)):
+        for record in reversed(records):
+            if record.get("phase") in phases and "success_rate" in record:
+                return float(record["success_rate"])
+    return None
+
+
+def _curve(records: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+    trained = [record for record in records if record.get("phase") == "train"]
+    for key in ("success_rate", "reward"):
+        curve = tuple(float(record[key]) for record in trained if key in record)
+        if any(curve):
+            return curve
+    return ()
+
+
+def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
+    """Return values as a row of bars, from 0 to 1, or from the least to the greatest where they leave that range."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    edges = [len(values) * number // width for number in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(0.0, *means), max(1.0, *means)
+    return "".join(_BARS[round((mean - low) / (high - low) * (len(_BARS) - 1))] for mean in means)
+
+
+def age(seconds: float) -> str:
+    """Return how long ago something was, in the largest unit of which it has one."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _cells(each: Listed) -> tuple[str, ...]:
+    return (
+        each.name,
+        each.kind,
+        each.env,
+        each.method,
+        f"{each.done}/{'?' if each.total is None else each.total}",
+        "-" if each.success is None else f"{each.success:.2f}",
+        sparkline(each.curve),
+        age(time.time() - each.written),
+        each.state,
+    )
+
+
+def _table(shown: Sequence[Listed]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "", "environment", "method or model", "done", "success", "over the steps", "age", "state"):
+        right = heading in ("done", "success", "age")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "environment")
+    for each in shown:
+        *cells, state = _cells(each)
+        table.add_row(*map(Text, cells), Text(state, style=_COLORS.get(state, "")))
+    return table
