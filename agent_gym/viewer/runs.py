@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import yaml
 
 from agent_gym.errors import StoreError, UnknownIdError
+from agent_gym.store.holding import holder
 from agent_gym.store.trajectories import TrajectoryStore
+from agent_gym.viewer.cache import Cache
 from agent_gym.viewer.metrics import MetricsLog
 from agent_gym.viewer.tokens import Texts, find_texts
 
@@ -32,7 +34,7 @@ class Run:
     index: int
     metrics: MetricsLog = field(init=False)
     _texts: tuple[object, list[Texts]] | None = None
-    _answers: dict[tuple[Any, ...], tuple[str, Any]] = field(default_factory=dict)
+    _answers: Cache = field(default_factory=Cache)
     _idle: list[tuple[tuple[int, str], TrajectoryStore]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -113,8 +115,8 @@ class Run:
         return "-".join(f"{size:x}.{at:x}" for size, at in self._written())
 
     def is_live(self) -> bool:
-        """Whether anything was written a short while ago."""
-        return time.time() - max(at for _, at in self._written()) / 1e9 < LIVE_SECONDS
+        """Whether a process writes to the folder, or something was written a short while ago."""
+        return holder(self.path) is not None or time.time() - max(at for _, at in self._written()) / 1e9 < LIVE_SECONDS
 
     def texts(self) -> list[Texts]:
         """Return what may turn the run's token ids into text, the likeliest first."""
@@ -126,17 +128,8 @@ class Run:
             return self._texts[1]
 
     def cached(self, key: tuple[Any, ...], compute: Callable[[], Value], *, version: str | None = None) -> Value:
-        """Return what `compute()` came to the last time that it was called with nothing written since."""
-        version = version or self.version()
-        with self._lock:
-            known = self._answers.get(key)
-        if known is not None and known[0] == version:
-            kept: Value = known[1]
-            return kept
-        value = compute()
-        with self._lock:
-            self._answers[key] = (version, value)
-        return value
+        """Return what `compute()` came to when something was written last, see `Cache`."""
+        return self._answers.get(key, version or self.version(), compute)
 
     def _written(self) -> Iterator[tuple[int, int]]:
         """Yield size in bytes and time in nanoseconds of what a run appends to; zeros where it is not there."""

@@ -7,10 +7,11 @@ resolve to this server), other users of the network, and what an episode contain
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -35,6 +36,7 @@ HEADERS = {
 }
 
 SHORTEST_TOKEN = 12
+_HOST = re.compile(r"(?P<name>[\w.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?")
 
 
 def is_loopback(host: str) -> bool:
@@ -112,16 +114,16 @@ class Guard:
 
     def _serves(self, host: str) -> bool:
         """Return whether a Host header names this server; any port will do, since tunnels end at others."""
-        try:
-            name = urlsplit(f"//{host}").hostname
-        except ValueError:
+        found = _HOST.fullmatch(host)
+        if found is None:
             return False
+        name = found["name"].strip("[]").lower()
         if name in ("localhost", "127.0.0.1", "::1"):
             return True
         if self._host not in ("0.0.0.0", "::"):
             return name == self._host
         # It listens everywhere. A hostile page can have a name resolve to this machine, but not an address.
-        return name is not None and (_is_address(name) or name == socket.gethostname().lower())
+        return _is_address(name) or name == socket.gethostname().lower()
 
     def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
         """Return the answer to a request that did not bring the token as a cookie or as a bearer token."""
