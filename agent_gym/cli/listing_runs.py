@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,23 +189,23 @@ def _success(records: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _curve(records: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+    """Return what training came to over its steps, of as many stretches of equal length as are drawn."""
     trained = [record for record in records if record.get("phase") == "train"]
     for key in ("success_rate", "reward"):
-        curve = tuple(float(record[key]) for record in trained if key in record)
-        if any(curve):
-            return curve
+        points = [(record["step"], float(record[key])) for record in trained if key in record]
+        if any(value for _, value in points):
+            first, last = points[0][0], points[-1][0]
+            stretches: dict[int, list[float]] = {}
+            for step, value in points:
+                stretches.setdefault((step - first) * _WIDTH // (last - first + 1), []).append(value)
+            return tuple(sum(values) / len(values) for _, values in sorted(stretches.items()))
     return ()
 
 
-def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
+def sparkline(values: Sequence[float]) -> str:
     """Return values as a row of bars, from 0 to 1, or from the least to the greatest where they leave that range."""
-    if not values:
-        return ""
-    width = min(width, len(values))
-    edges = [len(values) * number // width for number in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, high = min(0.0, *means), max(1.0, *means)
-    return "".join(_BARS[round((mean - low) / (high - low) * (len(_BARS) - 1))] for mean in means)
+    low, high = min(0.0, *values, 0.0), max(1.0, *values, 1.0)
+    return "".join(_BARS[round((value - low) / (high - low) * (len(_BARS) - 1))] for value in values)
 
 
 def age(seconds: float) -> str:
