@@ -173,6 +173,9 @@ class TrainConfig(Section):
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
     """Older ones are removed."""
+    signals: bool = True
+    """Also store what each step made of each token (advantage, ratio, weight ...), for the viewer; about half as much
+    again as the tokens themselves."""
     tracking: list[Tracker] = Field(default_factory=list)
     """Which programs are told of the metrics as well."""
     threads: int | None = Field(None, ge=1)

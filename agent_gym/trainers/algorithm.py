@@ -205,12 +205,16 @@ class Algorithm:
             ]
         return kept
 
-    def fill(self, batch: Batch) -> None:
-        """Compute the batch's advantages and weights, in place."""
-        for stage in self.advantages:
+    def fill(self, batch: Batch) -> Tensor:
+        """Compute the batch's advantages and weights, in place; return what the first stage estimated, (B, T)."""
+        estimated = batch.advantages
+        for number, stage in enumerate(self.advantages):
             batch.advantages = stage(batch, batch.advantages) * batch.mask
+            if number == 0:
+                estimated = batch.advantages
         for function in self.weights:
             batch.weights = batch.weights * function(batch)
+        return estimated
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of controllers and replay."""

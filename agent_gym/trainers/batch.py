@@ -80,18 +80,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
     """A run of turns that were generated from one growing prompt."""
 
     trajectory: Trajectory
     turns: list[tuple[int, Turn]]
     """With their numbers."""
     start: int
+    """Offset of its first token in `Trajectory.token_ids`."""
     end: int
     last: bool
     """Whether the trajectory ends with it."""
 
     def cut(self, values: Sequence[float]) -> Sequence[float]:
+        """Return, of numbers for all the trajectory's tokens, those of the row's."""
         return values[self.start : self.end]
 
 
@@ -116,7 +118,7 @@ def make_batch(
     _check_finite(trajectories, rewards)
     rows, owners = [], []
     for number, trajectory in enumerate(trajectories):
-        for row in _rows(trajectory):
+        for row in row_places([trajectory]):
             rows.append(row)
             owners.append(number)
     mask = _pad([row.cut(row.trajectory.action_mask) for row in rows], torch.float32)
@@ -154,19 +156,20 @@ def make_batch(
     )
 
 
-def _rows(trajectory: Trajectory) -> Iterator[_Row]:
-    """Cut a trajectory where a turn begins with a prompt of its own."""
-    numbered = enumerate(trajectory.turns)
-    contexts = [(start, list(turns)) for start, turns in groupby(numbered, lambda each: each[1].context_start)]
-    if not contexts:
-        contexts = [(0, [])]
-    for number, (start, turns) in enumerate(contexts):
-        # A prompt that nothing was generated from belongs to no row.
-        end = turns[-1][1].end if len(contexts) > 1 else len(trajectory.token_ids)
-        yield _Row(trajectory, turns, start, end, last=number == len(contexts) - 1)
+def row_places(trajectories: Sequence[Trajectory]) -> Iterator[Row]:
+    """Yield what each row of a batch of these trajectories holds: each is cut where a turn has a prompt of its own."""
+    for trajectory in trajectories:
+        numbered = enumerate(trajectory.turns)
+        contexts = [(start, list(turns)) for start, turns in groupby(numbered, lambda each: each[1].context_start)]
+        if not contexts:
+            contexts = [(0, [])]
+        for number, (start, turns) in enumerate(contexts):
+            # A prompt that nothing was generated from belongs to no row.
+            end = turns[-1][1].end if len(contexts) > 1 else len(trajectory.token_ids)
+            yield Row(trajectory, turns, start, end, last=number == len(contexts) - 1)
 
 
-def _place_rewards(target: Tensor, mask: Tensor, row: _Row, rewards: float | Sequence[float]) -> None:
+def _place_rewards(target: Tensor, mask: Tensor, row: Row, rewards: float | Sequence[float]) -> None:
     """Write a trajectory's rewards, as far as they fall into this row, onto the last generated token of their turn."""
     if isinstance(rewards, Sequence):
         for number, turn in row.turns:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from agent_gym.errors import TrainingError
@@ -16,6 +17,7 @@ from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.critic import Critic
 from agent_gym.trainers.reference import Reference
+from agent_gym.trainers.signals import Signals, StepSignals
 from agent_gym.trainers.update import Updater, UpdateSettings
 from agent_gym.trajectory import Group
 
@@ -30,6 +32,7 @@ class Learner:
         seed: Of the order of rows; the step's number is mixed in.
         reference: The policy as it was before training; needed where the algorithm `needs_reference`.
         accelerator: From accelerate; made for this process if not given.
+        record_signals: Whether `signals` is filled in each step.
 
     Raises:
         TrainingError: The algorithm needs a reference, and there is none.
@@ -44,9 +47,13 @@ class Learner:
         seed: int = 0,
         reference: PreTrainedModel | None = None,
         accelerator: Accelerator | None = None,
+        record_signals: bool = False,
     ) -> None:
         self.algorithm = algorithm
         self.seed = seed
+        self.record_signals = record_signals
+        self.signals: Signals = {}
+        """What the last step made of each token, see `agent_gym.trainers.signals`."""
         accelerator = accelerator or Accelerator()
         if algorithm.needs_reference and reference is None:
             raise TrainingError(
@@ -81,10 +88,14 @@ class Learner:
         Raises:
             TrainingError: No episode is valid, or something is not finite; the weights are as they were.
         """
-        batch, kept = self.batch(groups, progress)
+        batch, kept, estimated = self._prepare(groups, progress)
         replay = self.algorithm.replay
         replayed = replay.sample(progress) if replay is not None else None
-        metrics = self.updater.step(batch, self.algorithm, progress, seed=self.seed, replay=replayed)
+        ratios = torch.zeros_like(batch.mask) if self.record_signals else None
+        metrics = self.updater.step(batch, self.algorithm, progress, seed=self.seed, replay=replayed, log_ratios=ratios)
+        if ratios is not None:
+            rows = [trajectory for group in groups for trajectory in group.valid]
+            self.signals = StepSignals(self.algorithm, batch, estimated, ratios).by_episode(rows)
         # The entropy of the log is that of sampling; the update's own has seen fewer rows.
         metrics.pop("entropy", None)
         if self.algorithm.filters:
@@ -99,6 +110,11 @@ class Learner:
 
     def batch(self, groups: Sequence[Group], progress: Progress) -> tuple[Batch, float]:
         """Return the step's rows, advantages filled, and the share of valid trajectories that are trained on."""
+        batch, kept, _ = self._prepare(groups, progress)
+        return batch, kept
+
+    def _prepare(self, groups: Sequence[Group], progress: Progress) -> tuple[Batch, float, Tensor]:
+        """Return what `batch` does, and the advantages as the first stage estimated them."""
         shaped = [self.algorithm.shape_rewards(group) for group in groups]
         rows = [trajectory for group in groups for trajectory in group.valid]
         if not rows:
@@ -115,8 +131,8 @@ class Learner:
             batch.values = self.critic.values(batch)
         if self.reference is not None:
             batch.ref_logprobs = self.reference.logprobs(batch)
-        self.algorithm.fill(batch)
-        return batch, float(flags.mean())
+        estimated = self.algorithm.fill(batch)
+        return batch, float(flags.mean()), estimated
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimiser, the algorithm and the critic."""

@@ -128,8 +128,8 @@ def _existing(config: TrainConfig, path: Path) -> RunFolder | None:
     run = RunFolder.open(path)
     stored = run.config
     for key, value in as_dict(config).items():
-        # Who is told of the metrics changes nothing about the run.
-        if key != "tracking" and stored.get(key) != value:
+        # Who is told, and what is kept besides, changes nothing about the run.
+        if key not in ("tracking", "signals") and stored.get(key) != value:
             raise ConfigError(
                 f"The run in {path} was started with another {key!r}: resume it with its own configuration, or choose "
                 "another --name."
@@ -269,7 +269,8 @@ class Trainer:
         updated = time.perf_counter()
         self.step += 1
         trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-        store.add(trajectories, step=self.step, phase="train")
+        _keep(store, trajectories, self.step, "train", env.split)
+        store.add_signals(self.step, learner.signals)
         summary = score(trajectories)
         uneven = sum(len({trajectory.reward for trajectory in group.valid}) > 1 for group in groups)
         finished = time.perf_counter()
@@ -300,6 +301,7 @@ class Trainer:
             seed=self.config.seed,
             reference=self._reference() if self.algorithm.needs_reference else None,
             accelerator=self.accelerator,
+            record_signals=self.config.signals,
         )
         if self._saved:
             learner.load_state_dict(self._saved)
@@ -341,7 +343,7 @@ class Trainer:
             if phase != "during":
                 self.listener.stage(phase, len(jobs))
             trajectories = asyncio.run(collector.play(jobs, heard))
-        store.add(trajectories, step=step, phase=phase)
+        _keep(store, trajectories, step, phase, section.split)
         record = {"phase": phase, "step": step, "split": section.split, **score(trajectories).as_dict()}
         self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
 
@@ -400,6 +402,12 @@ class Trainer:
             raise StoreError(
                 f"Interrupted after {max(self.step, 0)} steps; go on with --resume (run folder {self.run_folder.path})."
             ) from None
+
+
+def _keep(store: TrajectoryStore, trajectories: list[Trajectory], step: int, phase: str, split: str | None) -> None:
+    for trajectory in trajectories:
+        trajectory.metadata["split"] = split or ""
+    store.add(trajectories, step=step, phase=phase)
 
 
 def _score_of(records: list[dict[str, Any]], phase: str) -> Score | None:

@@ -74,7 +74,14 @@ class Updater:
         self.scorer, self.optimizer = self.accelerator.prepare(scorer, optimizer)
 
     def step(
-        self, batch: Batch, algorithm: Algorithm, progress: Progress, *, seed: int, replay: Batch | None = None
+        self,
+        batch: Batch,
+        algorithm: Algorithm,
+        progress: Progress,
+        *,
+        seed: int,
+        replay: Batch | None = None,
+        log_ratios: Tensor | None = None,
     ) -> dict[str, float]:
         """Train on a batch whose advantages are filled.
 
@@ -86,6 +93,8 @@ class Updater:
             progress: Where training stands.
             seed: Of the order of rows.
             replay: Rows of earlier steps, trained on as `algorithm.replay.mode` says.
+            log_ratios: (B, T) is written, where given: each token's log-probability when it was trained on, minus
+                that when it was sampled; rows that are left out stay as they are.
 
         Returns:
             Means over the step's updates: loss, entropy, grad_norm, kl, clip fractions, and so on.
@@ -104,7 +113,7 @@ class Updater:
             count = updates if mixed else self._updates(len(replay))
             replayed = _cut(len(replay), count, derive_seed(seed, progress.step, "replay"))
         for number, rows in enumerate(parts):
-            streams = [self._stream(batch, rows, algorithm.losses, algorithm)]
+            streams = [self._stream(batch, rows, algorithm.losses, algorithm, "", log_ratios)]
             if replay is not None and mixed and number < len(replayed):
                 streams.append(self._stream(replay, replayed[number], algorithm.replay_losses, algorithm, "replay_"))
             self._note(metrics, self._update(streams, progress))
@@ -134,7 +143,13 @@ class Updater:
         self.optimizer.load_state_dict(state)
 
     def _stream(
-        self, batch: Batch, rows: Tensor, losses: Sequence[LossTerm], algorithm: Algorithm, prefix: str = ""
+        self,
+        batch: Batch,
+        rows: Tensor,
+        losses: Sequence[LossTerm],
+        algorithm: Algorithm,
+        prefix: str = "",
+        log_ratios: Tensor | None = None,
     ) -> "_Stream":
         """Prepare the rows of one update: what each token weighs follows from all of them, on all processes."""
         part = batch.select(rows)
@@ -152,7 +167,8 @@ class Updater:
         if not any(term.needs_every_row or term.needs_entropy_gradient for term in losses):
             useful = (part.advantages != 0).any(1)
         modes = tuple(term.aggregation or algorithm.aggregation for term in losses)
-        return _Stream(part, useful.nonzero().squeeze(1), tuple(losses), modes, weights, prefix)
+        noted = None if log_ratios is None else (log_ratios, rows)
+        return _Stream(part, useful.nonzero().squeeze(1), tuple(losses), modes, weights, prefix, noted)
 
     def _update(self, streams: Sequence["_Stream"], progress: Progress) -> dict[str, float]:
         """Make one optimiser step; none where no row of any stream matters."""
@@ -211,6 +227,9 @@ class Updater:
             count = part.mask.sum().clamp(min=1)
             metrics["entropy"] = entropy.detach().sum() / count
             metrics["sample_mismatch"] = ((logprobs - part.old_logprobs).abs() * part.mask).sum() / count
+            if stream.noted is not None:
+                ratios, origins = stream.noted
+                ratios[origins[rows], : part.mask.shape[1]] = ((logprobs - part.old_logprobs) * part.mask).cpu()
         return loss, metrics, float(part.mask.sum())
 
     def _micro_batches(self, batch: Batch, rows: Tensor) -> Iterator[Tensor]:
@@ -254,6 +273,8 @@ class _Stream:
     """(B, T) what each token weighs in that sum."""
     prefix: str
     """Of the metrics' names."""
+    noted: tuple[Tensor, Tensor] | None
+    """Where log-ratios are written, (B, T) of the step's batch, and which rows of it these are."""
 
 
 def _cut(count: int, parts: int, seed: int) -> list[Tensor]:

@@ -77,6 +77,17 @@ def test_every_episode_is_stored_with_its_tokens(undisturbed: RunResult) -> None
         assert store.phases() == ["after", "before", "during", "train"]
 
 
+def test_what_was_trained_on_is_stored_with_its_signals_its_split_and_its_kind_of_task(undisturbed: RunResult) -> None:
+    with RunFolder.open(undisturbed.folder).trajectories() as store:
+        assert {(row.phase, row.split) for row in store.outcomes()} == {
+            ("train", "train"),
+            *((phase, "valid_unseen") for phase in ("before", "during", "after")),
+        }
+        assert all(row.task_type for row in store.outcomes())
+        assert all(set(store.signals(id)) == {"advantage", "log_ratio", "reward"} for id in store.known("train"))
+        assert not any(store.signals(id) for id in store.known("after"))
+
+
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(undisturbed: RunResult, tmp_path: Path) -> None:
     again = train(config(), tmp_path / "again")
     other = train(config(seed=1), tmp_path / "other")
