@@ -6,8 +6,10 @@ One pooled client serves all episodes of an event loop. Knows nothing of prompts
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx
@@ -111,7 +113,9 @@ class Server:
             RefusedError: The key is refused.
         """
         try:
-            response = httpx.get(f"{self.url}/models", headers=self._headers, timeout=self.patience.connect)
+            response = httpx.get(
+                f"{self.url}/models", headers=self._headers, timeout=self.patience.connect, verify=_certificates()
+            )
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise EngineError(
                 f"No server answers at {self.url} ({_reason(error)}): start it, or check the address."
@@ -181,7 +185,7 @@ class Server:
         if self._connection is None or self._connection.loop is not loop:
             limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
             timeout = httpx.Timeout(self.patience.request, connect=self.patience.connect, pool=None)
-            client = httpx.AsyncClient(limits=limits, timeout=timeout, headers=self._headers)
+            client = httpx.AsyncClient(limits=limits, timeout=timeout, headers=self._headers, verify=_certificates())
             self._connection = _Connection(loop, client, asyncio.Semaphore(self.connections))
         return self._connection
 
@@ -243,6 +247,12 @@ class Server:
 
     def _unreached(self, reason: str) -> EngineError:
         return EngineError(f"The server {self.url} could not be reached or broke off ({reason}).")
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Return whom to trust; reading that takes longer than a request."""
+    return httpx.create_ssl_context()
 
 
 def _is_error(content: Mapping[str, Any]) -> bool:
