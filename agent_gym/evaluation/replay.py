@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from agent_gym.env import TextEnv
-from agent_gym.evaluation.played import make_env
+from agent_gym.evaluation.played import make_env, suite_of
+from agent_gym.evaluation.resuming import suite_records
 from agent_gym.store.run import RunFolder
 from agent_gym.trajectory import Trajectory
 
@@ -56,6 +57,8 @@ def replay_run(
         UnknownIdError: The run has no such episode, or its environment is not known here.
         ConfigError: The run does not say which environment it was played in.
     """
+    if not suite_records(run.path):
+        suite_of(run)
     with ExitStack() as stack:
         store = stack.enter_context(run.trajectories())
         envs: dict[str, TextEnv] = {}
