@@ -134,17 +134,17 @@ def _gather_episodes(answers: _Answers, run: int, name: str, count: int) -> str:
     rows: list[Json] = []
     groups: dict[str, Json] = {}
     plain = 0
-    listed = _ask(answers, "groups", run, limit=GROUPS)
-    for row in _chosen(answers, run, listed.get("groups", []), count):
+    # Those of training first: measuring makes groups of one.
+    newest = [_ask(answers, "groups", run, limit=GROUPS, **kind).get("groups", []) for kind in ({"phase": "train"}, {})]
+    known = {group["group_id"]: group for found in newest for group in found[: GROUPS // 2]}
+    for row in _chosen(answers, run, list(known.values()), count):
         if answers.full:
             break
-        long = row["generated_tokens"] + row["prompt_tokens"] > TOKENS
-        shown = answers.ask("episode", {"run": run, "id": row["id"]}, **({"tokens": 0} if long else {}))
+        shown, long = _episode(answers, run, row["id"])
         if shown is not None:
             plain += long
             rows.append(row)
             groups.setdefault(row["group_id"], {})
-    known = {group["group_id"]: group for group in listed.get("groups", [])}
     for id in [*groups, *known]:
         if answers.full:
             break
@@ -162,6 +162,12 @@ def _gather_episodes(answers: _Answers, run: int, name: str, count: int) -> str:
     answers.keep(f"/api/groups?run={run}", {"groups": kept, "next": None, "total": len(kept), "total_is_exact": True})
     text = f", {plain} of them, which are long, as text without their tokens" if plain else ""
     return f"{name}: {len(rows):,} of {total:,} episodes{text}."
+
+
+def _episode(answers: _Answers, run: int, id: str) -> tuple[Json | None, bool]:
+    """Keep an episode, as text alone where it has too many tokens; return it, and whether it has."""
+    long = _ask(answers, "episode", run, id=id, max_tokens=1).get("token_count", 0) > TOKENS
+    return answers.ask("episode", {"run": run, "id": id}, **({"tokens": 0} if long else {})), long
 
 
 def _ask(answers: _Answers, name: str, run: int, **parameters: Any) -> Json:
