@@ -1,4 +1,8 @@
-"""Documents are run as they are written: what the tests of the README and of the how-tos share."""
+"""Documents are run as they are written: what the tests of the README and of the pages share.
+
+Every page of the site belongs to one of the places in `PLACES`, and each place to a test that runs its blocks;
+tests/test_docs.py sees to it that none is left out.
+"""
 
 import re
 import shlex
@@ -7,6 +11,15 @@ import sys
 from pathlib import Path
 
 import forking
+
+DOCS = Path(__file__).parents[1] / "docs"
+PLACES = {
+    ".": "tests/test_docs.py",
+    "howto": "tests/test_examples.py",
+    "methods": "tests/test_methods_pages.py",
+    "reference": "tests/test_docs.py",
+}
+"""The folders of pages, and what runs their code blocks."""
 
 SHORTER = [
     "warm_start.episodes=20",
@@ -29,7 +42,12 @@ NOT_RUN = {
     "systemd-run": "it needs a session of systemd",
 }
 """Programs that tests leave alone, with the reason."""
-SERVES = "a server at an address does not end by itself; tests/cli/test_serving.py runs it"
+SERVES = "a server does not end by itself; tests/cli/test_serving.py and tests/viewer run them"
+
+
+def pages(place: str) -> dict[str, str]:
+    """Return the pages in a folder of the site, by name."""
+    return {path.stem: path.read_text() for path in sorted((DOCS / place).glob("*.md"))}
 
 
 def fenced(text: str) -> list[tuple[str, str]]:
@@ -63,7 +81,11 @@ def write_files(text: str, folder: Path) -> None:
 
 def why_not_run(line: str) -> str:
     """Return why a command is not run here, or nothing."""
-    return SERVES if "--http" in line else NOT_RUN.get(shlex.split(line)[0], "")
+    if "--http" in line or line.startswith("agent-gym view "):
+        return SERVES
+    if "benchmarks/" in line:
+        return "a benchmark measures for minutes or hours"
+    return NOT_RUN.get(shlex.split(line)[0], "")
 
 
 def run(

@@ -19,7 +19,7 @@ from agent_gym.sandbox import GUARANTEES, Limits, Sandbox, make
 from agent_gym.sandbox.base import MIB
 
 ROOT = Path(__file__).parents[1]
-HOWTOS = {path.stem: path.read_text() for path in sorted((ROOT / "docs" / "howto").glob("*.md"))}
+HOWTOS = documents.pages("howto")
 ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",

@@ -14,8 +14,7 @@ from agent_gym.trainers.algorithm import Algorithm
 from agent_gym.trainers.presets import BASES, METHODS, piece
 from agent_gym.trainers.recipes import recipe_names
 
-ROOT = Path(__file__).parents[1]
-PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs" / "methods").glob("*.md"))}
+PAGES = documents.pages("methods")
 COMMANDS = [
     pytest.param(line, id=f"{name}-{number}")
     for name, text in PAGES.items()
