@@ -13,13 +13,13 @@ _INTERRUPTED = 130
 """The exit code of a command that was stopped by Ctrl-C."""
 
 
-@app.command(epilog="Example:  [bold]agent-gym data get alfworld[/bold]")
+@app.command(epilog="Example:  [bold]agent-gym data get qa/bamboogle[/bold]")
 def get(
-    name: Annotated[str, typer.Argument(help="Which data: alfworld.")],
+    name: Annotated[str, typer.Argument(help="Which data: alfworld, or a suite, see agent-gym suites.")],
     version: Annotated[str, typer.Option(help="Its release; with --from or --url, any name for other data.")] = "2.1.3",
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", help="Take it from an archive, a folder or a compact file instead."),
+        typer.Option("--from", metavar="FILE", help="Take it from a file, an archive or a folder instead."),
     ] = None,
     url: Annotated[str | None, typer.Option(help="Download the archive from there instead.")] = None,
     sha256: Annotated[str | None, typer.Option(metavar="HEX", help="Checksum that the archive must have.")] = None,
@@ -27,12 +27,13 @@ def get(
 ) -> None:
     """Download data, or take it from a file, and make it ready to play on."""
     from agent_gym.envs.alfworld import data
-    from agent_gym.errors import ConfigError, UnknownIdError
+    from agent_gym.errors import ConfigError
 
-    if name not in _KNOWN:
-        raise UnknownIdError.of("data", name, _KNOWN)
     if source is not None and url is not None:
         raise ConfigError("--from and --url exclude each other: leave out one of them.")
+    if name not in _KNOWN:
+        _get_suite(name, source, url)
+        return
     if not force and data.holding(version):
         typer.echo("already there; --force gets it again")
     try:
@@ -49,6 +50,27 @@ def get(
     if kept.archive_sha256:
         typer.echo(f"sha256 of {kept.origin}: {kept.archive_sha256}")
     typer.echo(f"{_megabytes(kept.size)} in {kept.path}")
+
+
+def _get_suite(name: str, source: Path | None, url: str | None) -> None:
+    """Get the data of a suite."""
+    from agent_gym.errors import UnknownIdError
+    from agent_gym.evaluation.suite_data import get_data
+    from agent_gym.evaluation.suites import find_suite, suites
+
+    known = {each.name: each for each in suites().values() if each.needs.files}
+    if name not in known and not name.endswith((".yaml", ".yml")):
+        raise UnknownIdError.of("data", name, [*_KNOWN, *known])
+    suite = known.get(name) or find_suite(name)
+    if source is not None:
+        paths = get_data(suite, source)
+    else:
+        with _Bars() as bars:
+            paths = get_data(suite, None, url=url, tell=bars.tell)
+    for path in paths:
+        typer.echo(f"{_megabytes(path.stat().st_size)} in {path}")
+    more = f" --set env.options.{suite.needs.option}=..." if suite.needs.option else ""
+    typer.echo(f"agent-gym eval --suite {suite.name}{more} plays it")
 
 
 @app.command("list", epilog="Example:  [bold]agent-gym data list[/bold]")

@@ -17,10 +17,10 @@ KNOWN: Final = {
 }
 """Data sets of the hub by short name."""
 
-_QUESTION_FIELDS: Final = ("question", "problem", "query")
-_ANSWER_FIELDS: Final = ("answer", "answers", "golden_answers", "answer_aliases")
+_QUESTION_FIELDS: Final = ("question", "problem", "query", "prompt")
+_ANSWER_FIELDS: Final = ("answer", "answers", "golden_answers", "answer_aliases", "final answer", "final_answer")
 _ID_FIELDS: Final = ("_id", "id")
-_KIND_FIELDS: Final = ("type", "topic", "category")
+_KIND_FIELDS: Final = ("type", "topic", "category", "level")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ def read_question(row: Row) -> tuple[str, Question] | None:
 
     None for a row of ARPO's training data that is about mathematics.
 
-    A row has a question ("question", "problem" or "query") and answers ("answer", "answers", "golden_answers" and
-    "answer_aliases" together, each a text or a list), in small or capital letters; or is a row of ARPO's training data.
+    A row has a question ("question", "problem", "query" or "prompt") and answers ("answer", "answers",
+    "golden_answers", "answer_aliases" and "final answer" together, each a text or a list), in small or capital letters;
+    or is a row of ARPO's training data.
     Pages in "context" (HotpotQA, 2WikiMultihopQA) or "paragraphs" (MuSiQue) come along.
 
     Raises:
@@ -62,7 +63,7 @@ def read_question(row: Row) -> tuple[str, Question] | None:
     if not answers:
         raise ValueError(f"it has an answer under none of {', '.join(_ANSWER_FIELDS)}")
     own_id = next((str(fields[name]) for name in _ID_FIELDS if fields.get(name) not in (None, "")), "")
-    kind = next((fields[name] for name in _KIND_FIELDS if isinstance(fields.get(name), str)), "")
+    kind = next((str(fields[name]) for name in _KIND_FIELDS if isinstance(fields.get(name), str | int)), "")
     return own_id, Question(text, tuple(dict.fromkeys(answers)), tuple(_context(fields)), kind=kind)
 
 

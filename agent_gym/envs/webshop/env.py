@@ -110,6 +110,11 @@ class WebShopEnv(TextEnv):
         clicks = [*["next >"] * pages, wanted.asin.lower(), *options, "buy now"]
         return iter([f"search[{query}]", *(f"click[{click}]" for click in clicks)])
 
+    def content_of(self, task: Task) -> str:
+        """Return what a goal asks for, and what is bought for it."""
+        goal = self._store.shop.goals[int(task.id.removeprefix(_TASK_PREFIX))]
+        return "\n".join([goal.instruction, goal.asin, *goal.attributes, *goal.options])
+
     def data_files(self) -> Mapping[str, Path]:
         """Return the folder of the original files, if there is one."""
         return {"shop": self._folder} if self._folder else {}
