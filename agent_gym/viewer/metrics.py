@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-POINTS = 2000
-"""Values of one key that an answer holds, at most: more than a screen is wide."""
+POINTS = 1000
+"""Values of one key that an answer holds, at most: as many as a screen shows side by side."""
+
+FRESH = 500
+"""Records that may follow a thinned curve as they are, before it is thinned anew."""
 
 Record = dict[str, Any]
 
@@ -62,15 +65,14 @@ class MetricsLog:
             count = len(self._starts)
             if since > count or (generation is not None and generation != self._generation):
                 since = 0
-            records: list[tuple[int, Record]] = []
-            thinned = False
+            thinned, records = False, []
             for phase, lines in self._phases.items():
-                new = _from(lines, since)
-                if len(new) <= points:
-                    records += self._read(new)
-                else:
+                if len(lines) - _place(lines, since) > points:
                     thinned = True
-                    records += self._thin(phase, since, points)
+                    begin, kept = self._thinned(phase, since, points)
+                    records += [*kept, *self._read(lines[_place(lines, begin) :])]
+                else:
+                    records += self._read(lines[_place(lines, since) :])
             records.sort(key=lambda record: record[0])
             return MetricsPage([record for _, record in records], since, count, self._generation, thinned)
 
@@ -90,6 +92,7 @@ class MetricsLog:
         self._inode = 0
         self._phases: dict[str, array[int]] = {}
         self._columns: dict[str, dict[tuple[str, ...], _Column]] = {}
+        self._curves: dict[tuple[str, int, int], tuple[int, list[tuple[int, Record]]]] = {}
 
     @property
     def _generation(self) -> str:
@@ -148,6 +151,18 @@ class MetricsLog:
 
     # -- thinning --------------------------------------------------------------------------------------------------
 
+    def _thinned(self, phase: str, since: int, points: int) -> tuple[int, list[tuple[int, Record]]]:
+        """Return thinned records from line `since` on, and the line that they go up to; as before if few are new."""
+        key = (phase, since, points)
+        end = len(self._starts)
+        begin, kept = self._curves.get(key, (since, []))
+        if not kept or end - begin > FRESH:
+            begin, kept = end, list(self._thin(phase, since, points))
+            # A page begins at the start, or where it was broken off: what others asked for is not worth keeping.
+            self._curves = {known: curve for known, curve in self._curves.items() if known[1] == 0}
+            self._curves[key] = (begin, kept)
+        return begin, kept
+
     def _thin(self, phase: str, since: int, points: int) -> Iterator[tuple[int, Record]]:
         """Yield records that hold a key only where it has the smallest or largest value among its neighbours."""
         columns = self._columns[phase]
@@ -156,7 +171,8 @@ class MetricsLog:
             if key == ("step",):
                 continue
             for number, value in _extremes(column, since, points):
-                _put(kept.setdefault(number, {}), key, value)
+                # Six digits: a curve shows no more, and the answer is half as large.
+                _put(kept.setdefault(number, {}), key, float(f"{value:.6g}"))
         steps = columns.get(("step",), _Column())
         step_of = dict(zip(steps.lines, steps.values, strict=True)) if kept else {}
         for number, record in kept.items():
@@ -173,29 +189,33 @@ def _extremes(column: _Column, since: int, points: int) -> list[tuple[int, float
     if len(values) > points:
         stretches = max((points - 2) // 2, 1)
         width = -(-len(values) // stretches)
-        padded = np.full(-(-len(values) // width) * width, np.nan)
-        padded[: len(values)] = values
+        padded = np.resize(values, -(-len(values) // width) * width)
+        # What is repeated at the end is no extreme that the last stretch does not have.
+        padded[len(values) :] = values[-1]
         rows = padded.reshape(-1, width)
         firsts = np.arange(len(rows)) * width
-        # A stretch without a number gives its first place.
-        lowest = np.argmin(np.where(np.isnan(rows), np.inf, rows), axis=1) + firsts
-        highest = np.argmax(np.where(np.isnan(rows), -np.inf, rows), axis=1) + firsts
-        chosen = np.unique(np.concatenate([[0, len(values) - 1], lowest, highest]))
+        places = [0, len(values) - 1, *(rows.argmin(axis=1) + firsts), *(rows.argmax(axis=1) + firsts)]
+        chosen = np.unique(np.minimum(places, len(values) - 1))
         lines, values = lines[chosen], values[chosen]
     return list(zip(lines.tolist(), values.tolist(), strict=True))
 
 
-def _from(lines: "array[int]", since: int) -> "array[int]":
-    return lines[bisect_left(lines, since) :]
+def _place(lines: "array[int]", since: int) -> int:
+    """Return the place of the first line from `since` on."""
+    return bisect_left(lines, since)
 
 
 def _parse(line: bytes) -> Record | None:
     """Return the record of a line; None where it is none, as where a run was killed while it wrote."""
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_nothing)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
+
+
+def _nothing(name: str) -> None:
+    """Read NaN and infinities, which no browser reads, as nothing."""
 
 
 def _numbers(record: Record, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
