@@ -1,19 +1,18 @@
 """A server that speaks OpenAI's protocol: requests, retries, and what its errors mean.
 
-One pooled client serves all episodes of an event loop. Knows nothing of prompts and tokens.
+The connections serve all episodes of an event loop. Knows nothing of prompts and tokens.
 """
 
 import asyncio
 import json
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import httpx
 
+from agent_gym.engines.lanes import Lanes, certificates
 from agent_gym.engines.retrying import Patience
 from agent_gym.errors import ContextLengthError, EngineError, RefusedError
 from agent_gym.tools.web import retry_after
@@ -60,15 +59,6 @@ class Answer:
     retries: int
 
 
-@dataclass(slots=True)
-class _Connection:
-    """What belongs to one event loop."""
-
-    loop: asyncio.AbstractEventLoop
-    client: httpx.AsyncClient
-    free: asyncio.Semaphore
-
-
 class Server:
     """A server at an address.
 
@@ -102,7 +92,7 @@ class Server:
         """The models that the server lists; None where it lists none, or was not asked."""
         self._key = key
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        self._connection: _Connection | None = None
+        self._lanes: Lanes | None = None
         self._answered = False
 
     def list_models(self) -> None:
@@ -114,7 +104,7 @@ class Server:
         """
         try:
             response = httpx.get(
-                f"{self.url}/models", headers=self._headers, timeout=self.patience.connect, verify=_certificates()
+                f"{self.url}/models", headers=self._headers, timeout=self.patience.connect, verify=certificates()
             )
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise EngineError(
@@ -138,39 +128,37 @@ class Server:
             RefusedError: No request can succeed.
             EngineError: The server is busy, broken or not reached for too long, or answers with something else.
         """
-        connection = self._connected()
+        lanes = self._connected()
         deadline = self.patience.clock() + self.patience.total
         failures = 0
-        async with connection.free:
-            while True:
-                asked_for = None
-                try:
-                    async with asyncio.timeout(self.patience.request):
-                        response = await connection.client.post(self.url + path, content=body)
-                except httpx.TransportError as error:
-                    failure = self._unreached(_reason(error))
-                except TimeoutError:
-                    failure = self._unreached(f"no answer within {self.patience.request:g} s")
-                else:
-                    content = self._decoded(response) if response.is_success else {}
-                    if response.is_success and not _is_error(content):
-                        self._answered = True
-                        return Answer(content, failures)
-                    problem = self._problem(response)
-                    failure = self._error(response, problem)
-                    if problem.status not in _BUSY or isinstance(failure, RefusedError):
-                        raise failure
-                    asked_for = retry_after(response.headers.get("Retry-After"))
-                failures += 1
-                if not await self.patience.wait(failures, asked_for, deadline):
-                    raise _given_up(failure, failures)
-                self.retries += 1
+        while True:
+            asked_for = None
+            try:
+                response = await lanes.post(path, body)
+            except httpx.TransportError as error:
+                failure = self._unreached(_reason(error))
+            except TimeoutError:
+                failure = self._unreached(f"no answer within {self.patience.request:g} s")
+            else:
+                content = self._decoded(response) if response.is_success else {}
+                if response.is_success and not _is_error(content):
+                    self._answered = True
+                    return Answer(content, failures)
+                problem = self._problem(response)
+                failure = self._error(response, problem)
+                if problem.status not in _BUSY or isinstance(failure, RefusedError):
+                    raise failure
+                asked_for = retry_after(response.headers.get("Retry-After"))
+            failures += 1
+            if not await self.patience.wait(failures, asked_for, deadline):
+                raise _given_up(failure, failures)
+            self.retries += 1
 
     async def disconnect(self) -> None:
         """Close the connections of the running event loop."""
-        connection, self._connection = self._connection, None
-        if connection is not None and connection.loop is asyncio.get_running_loop():
-            await connection.client.aclose()
+        lanes, self._lanes = self._lanes, None
+        if lanes is not None and lanes.loop is asyncio.get_running_loop():
+            await lanes.close()
 
     def wrong(self, what: str) -> EngineError:
         """Return the error of an answer that is not what the protocol says."""
@@ -179,15 +167,18 @@ class Server:
             "completions)."
         )
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> Lanes:
         """Return the connections of the running event loop: those of another, which has ended, are of no use."""
-        loop = asyncio.get_running_loop()
-        if self._connection is None or self._connection.loop is not loop:
-            limits = httpx.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
-            timeout = httpx.Timeout(self.patience.request, connect=self.patience.connect, pool=None)
-            client = httpx.AsyncClient(limits=limits, timeout=timeout, headers=self._headers, verify=_certificates())
-            self._connection = _Connection(loop, client, asyncio.Semaphore(self.connections))
-        return self._connection
+        if self._lanes is None or self._lanes.loop is not asyncio.get_running_loop():
+            patience = self.patience
+            self._lanes = Lanes(
+                self.url,
+                self._headers,
+                count=self.connections,
+                connect=patience.connect,
+                request=patience.request,
+            )
+        return self._lanes
 
     def _decoded(self, response: httpx.Response) -> dict[str, Any]:
         try:
@@ -247,12 +238,6 @@ class Server:
 
     def _unreached(self, reason: str) -> EngineError:
         return EngineError(f"The server {self.url} could not be reached or broke off ({reason}).")
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Return whom to trust; reading that takes longer than a request."""
-    return httpx.create_ssl_context()
 
 
 def _is_error(content: Mapping[str, Any]) -> bool:
