@@ -3,8 +3,12 @@
 
 (() => {
   const { h, href, place, parts } = gym;
-  const NAV = [["overview", "Overview"], ["groups", "Groups"], ["episodes", "Episodes"], ["evaluation", "Evaluation"]];
-  const THEME = "agent-gym-theme";
+  const NAV = [
+    ["overview", "Overview"],
+    ["groups", "Groups"],
+    ["episodes", "Episodes"],
+    ["evaluation", "Evaluation"],
+  ];
   const main = document.getElementById("main");
 
   let drawing = 0;
@@ -12,30 +16,20 @@
 
   // -- dark and light ----------------------------------------------------------------------------------------------
 
-  const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const isDark = () =>
+    (document.documentElement.dataset.theme ??
+      (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 
   /** Change between dark and light; the choice is remembered. */
   gym.toggleTheme = () => {
     const theme = isDark() ? "light" : "dark";
     document.documentElement.dataset.theme = theme;
-    remember(theme);
+    gym.remember("theme", theme);
   };
 
-  function remember(theme) {
-    try {
-      localStorage.setItem(THEME, theme);
-    } catch {
-      // A browser that keeps nothing for this page shows it as the system does next time.
-    }
-  }
-
   function recallTheme() {
-    try {
-      const theme = localStorage.getItem(THEME);
-      if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
-    } catch {
-      // As above.
-    }
+    const theme = gym.recall("theme");
+    if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
   }
 
   // -- the frame -----------------------------------------------------------------------------------------------------
@@ -46,19 +40,28 @@
   /** Go to what the page is a part of. */
   gym.goUp = () => {
     const { page, parameters } = place();
-    const up = gym.pages[page]?.up?.(parameters, main) ?? (page === "overview" ? null : addressOf("overview", parameters));
+    const up =
+      gym.pages[page]?.up?.(parameters, main) ?? (page === "overview" ? null : addressOf("overview", parameters));
     if (up) location.hash = up;
   };
 
   function addressOf(page, parameters) {
     const run = parameters.run ?? parameters.runs?.split(",")[0];
-    return page === "overview" ? href(page, { runs: parameters.runs ?? null }) : href(page, { run: run ?? gym.runs()[0]?.index });
+    return page === "overview"
+      ? href(page, { runs: parameters.runs ?? null })
+      : href(page, { run: run ?? gym.runs()[0]?.index });
   }
 
   function frame(page, parameters) {
     const definition = gym.pages[page];
     const current = definition?.nav ?? page;
-    document.getElementById("nav").replaceChildren(...NAV.map(([name, title]) => h("a", { href: addressOf(name, parameters), "aria-current": name === current ? "page" : null }, title)));
+    document
+      .getElementById("nav")
+      .replaceChildren(
+        ...NAV.map(([name, title]) =>
+          h("a", { href: addressOf(name, parameters), "aria-current": name === current ? "page" : null }, title),
+        ),
+      );
     const choice = document.getElementById("run-choice");
     choice.hidden = !definition?.oneRun || gym.runs().length < 2;
     const list = document.getElementById("run-select");
@@ -75,7 +78,7 @@
     location.hash = href(list, { run: event.target.value });
   }
 
-  // -- drawing ---------------------------------------------------------------------------------------------------------
+  // -- drawing ----------------------------------------------------------------------------------------------------
 
   /** Draw the page that the address names; `again` where something was written to the run that it shows. */
   async function draw({ again = false } = {}) {
@@ -87,7 +90,10 @@
       content = await contentOf(page, parameters);
     } catch (error) {
       if (!(error instanceof gym.Unavailable)) throw error;
-      content = [parts.heading(gym.pages[page]?.title ?? "Not found"), h("div", { class: "error-box", role: "alert" }, error.message)];
+      content = [
+        parts.heading(gym.pages[page]?.title ?? "Not found"),
+        h("div", { class: "error-box", role: "alert" }, error.message),
+      ];
     } finally {
       clearTimeout(slow);
       if (mine === drawing) document.getElementById("progress").hidden = true;
@@ -121,7 +127,7 @@
     if (again) main.dataset.updated = String(Number(main.dataset.updated ?? 0) + 1);
   }
 
-  /** What a reader would miss if the page were simply replaced: the focus, what is typed, what is unfolded, the place. */
+  /** What a reader would miss if the page were simply replaced: focus, what is typed, what is unfolded, the place. */
   function keep() {
     const active = document.activeElement;
     const inside = active && main.contains(active);
@@ -130,7 +136,10 @@
       open: [...main.querySelectorAll("details[id][open]")].map((details) => details.id),
       id: inside ? active.id : "",
       row: inside ? [...main.querySelectorAll("[data-row]")].indexOf(active) : -1,
-      value: inside && "selectionStart" in active && active.type !== "number" ? [active.value, active.selectionStart, active.selectionEnd] : null,
+      value:
+        inside && "selectionStart" in active && active.type !== "number"
+          ? [active.value, active.selectionStart, active.selectionEnd]
+          : null,
       typed: inside && active.tagName === "INPUT" ? active.value : null,
     };
   }

@@ -40,7 +40,9 @@ const gym = {};
 
   /** Return parameters as a query, sorted by name, without those that are empty. */
   function encode(parameters) {
-    const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
+    const given = Object.entries(parameters).filter(
+      ([, value]) => value !== null && value !== undefined && value !== "",
+    );
     given.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
     return new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
   }
@@ -74,6 +76,24 @@ const gym = {};
   function note(parameters) {
     const here = place();
     history.replaceState(null, "", href(here.page, { ...here.parameters, ...parameters }));
+  }
+
+  /** What was kept under a name by an earlier visit; null where nothing was, or where the browser keeps nothing. */
+  function recall(name) {
+    try {
+      return localStorage.getItem(`agent-gym-${name}`);
+    } catch {
+      return null;
+    }
+  }
+
+  /** Keep a text under a name for the next visit. */
+  function remember(name, text) {
+    try {
+      localStorage.setItem(`agent-gym-${name}`, text);
+    } catch {
+      // A browser that keeps nothing for this page shows it as new next time.
+    }
   }
 
   /** Call a function once the calls have stopped for so many milliseconds. */
@@ -116,5 +136,21 @@ const gym = {};
     return node;
   }
 
-  Object.assign(gym, { h, s, append, href, encode, place, change, note, settle, showTip, hideTip, tip, pages: {} });
+  Object.assign(gym, {
+    h,
+    s,
+    append,
+    href,
+    encode,
+    place,
+    change,
+    note,
+    recall,
+    remember,
+    settle,
+    showTip,
+    hideTip,
+    tip,
+    pages: {},
+  });
 })();

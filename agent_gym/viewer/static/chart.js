@@ -15,7 +15,8 @@
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough) ?? rough;
     const found = [];
-    for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index++) found.push(index * step);
+    for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index++)
+      found.push(index * step);
     return found;
   }
 
@@ -67,20 +68,43 @@
    * Draw a chart.
    * @param series [{name, colour (number of the colour), points: [[x, y]...], kind: "line"|"dots", dash}]
    * @param bands [{name, colour, low: [[x, y]...], high: [[x, y]...]}]
-   * @param options {title, note, y: format, domain: [low, high], weight: of smoothing}
+   * @param options {title, note, y: format, domain: [low, high], weight: of smoothing, whole: only whole numbers}
    */
-  function chart(series, bands, { title, note = "", y = format.number, domain = null, weight = 0 } = {}) {
-    const drawn = series.map((one) => ({ ...one, shown: one.kind === "dots" || !weight ? one.points : smooth(one.points, weight) }));
-    const all = [...drawn.flatMap((one) => [...one.points, ...one.shown]), ...bands.flatMap((band) => [...band.low, ...band.high])];
+  function chart(
+    series,
+    bands,
+    { title, note = "", y = format.number, domain = null, weight = 0, whole = false } = {},
+  ) {
+    const drawn = series.map((one) => ({
+      ...one,
+      shown: one.kind === "dots" || !weight ? one.points : smooth(one.points, weight),
+    }));
+    const all = [
+      ...drawn.flatMap((one) => [...one.points, ...one.shown]),
+      ...bands.flatMap((band) => [...band.low, ...band.high]),
+    ];
     const xs = range(all.map(([x]) => x).concat(0));
-    const view = { x: [0, Math.max(xs[1] / 1.06, 1)], y: range(all.map((point) => point[1]), domain) };
+    const view = {
+      x: [0, Math.max(xs[1] / 1.06, 1)],
+      y: range(
+        all.map((point) => point[1]),
+        domain,
+      ),
+    };
     const at = {
       x: (value) => EDGE.left + ((value - view.x[0]) / (view.x[1] - view.x[0])) * (WIDTH - EDGE.left - EDGE.right),
-      y: (value) => HEIGHT - EDGE.bottom - ((value - view.y[0]) / (view.y[1] - view.y[0])) * (HEIGHT - EDGE.top - EDGE.bottom),
+      y: (value) =>
+        HEIGHT - EDGE.bottom - ((value - view.y[0]) / (view.y[1] - view.y[0])) * (HEIGHT - EDGE.top - EDGE.bottom),
     };
     const id = `chart-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;
-    const picture = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-labelledby": id, tabindex: "0", class: "chart" });
-    picture.append(s("title", { id }, `${title}: ${describe(drawn, y)}`), axes(view, at, y));
+    const picture = s("svg", {
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      role: "img",
+      "aria-labelledby": id,
+      tabindex: "0",
+      class: "chart",
+    });
+    picture.append(s("title", { id }, `${title}: ${describe(drawn, y)}`), axes(view, at, y, whole));
     for (const band of bands) picture.append(area(band, at));
     for (const one of drawn) gym.append(picture, curve(one, at, weight));
     const cursor = s("line", { class: "cursor", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
@@ -103,19 +127,20 @@
     return parts.slice(0, 6).join(", ");
   }
 
-  function axes(view, at, y) {
+  function axes(view, at, y, whole) {
     const group = s("g", { class: "axes" });
-    for (const value of ticks(...view.y)) {
+    for (const value of ticks(...view.y).filter((value) => !whole || Number.isInteger(value))) {
       group.append(s("line", { x1: EDGE.left, x2: WIDTH - EDGE.right, y1: at.y(value), y2: at.y(value) }));
       group.append(s("text", { x: EDGE.left - 7, y: at.y(value) + 4, "text-anchor": "end" }, y(value)));
     }
-    for (const value of ticks(...view.x).filter(Number.isInteger)) {
+    for (const value of ticks(...view.x, 7).filter(Number.isInteger)) {
       group.append(s("text", { x: at.x(value), y: HEIGHT - 8, "text-anchor": "middle" }, format.number(value)));
     }
     return group;
   }
 
-  const path = (points, at) => points.map(([x, y], index) => `${index ? "L" : "M"}${at.x(x).toFixed(1)} ${at.y(y).toFixed(1)}`).join("");
+  const path = (points, at) =>
+    points.map(([x, y], index) => `${index ? "L" : "M"}${at.x(x).toFixed(1)} ${at.y(y).toFixed(1)}`).join("");
 
   function area(band, at) {
     const back = [...band.high].reverse();
@@ -126,30 +151,53 @@
   function curve(one, at, weight) {
     const colour = `series-${one.colour % 8}`;
     if (one.kind === "dots") {
-      return one.points.map(([x, y]) => s("circle", { cx: at.x(x), cy: at.y(y), r: 4, class: `dot ${colour}`, "data-name": one.name }));
+      return one.points.map(([x, y]) =>
+        s("circle", { cx: at.x(x), cy: at.y(y), r: 4, class: `dot ${colour}`, "data-name": one.name }),
+      );
     }
     const parts = [];
     if (weight) parts.push(s("path", { d: path(thin(one.points), at), class: `curve faint ${colour}` }));
-    parts.push(s("path", { d: path(thin(one.shown), at), class: `curve ${colour} ${one.dash ? "dash" : ""}`, "data-name": one.name }));
-    if (one.points.length === 1) parts.push(s("circle", { cx: at.x(one.points[0][0]), cy: at.y(one.points[0][1]), r: 3, class: `dot ${colour}` }));
+    parts.push(
+      s("path", {
+        d: path(thin(one.shown), at),
+        class: `curve ${colour} ${one.dash ? "dash" : ""}`,
+        "data-name": one.name,
+      }),
+    );
+    if (one.points.length === 1)
+      parts.push(s("circle", { cx: at.x(one.points[0][0]), cy: at.y(one.points[0][1]), r: 3, class: `dot ${colour}` }));
     return parts;
   }
 
   const swatch = (kind, colour, extra = "") =>
-    s("svg", { viewBox: "0 0 18 10", class: "swatch", "aria-hidden": "true" }, {
-      line: () => s("path", { d: "M0 5H18", class: `curve series-${colour % 8} ${extra}` }),
-      dots: () => s("circle", { cx: 9, cy: 5, r: 3.6, class: `dot series-${colour % 8}` }),
-      band: () => s("path", { d: "M0 0H18V10H0Z", class: `band series-${colour % 8}` }),
-    }[kind]());
+    s(
+      "svg",
+      { viewBox: "0 0 18 10", class: "swatch", "aria-hidden": "true" },
+      {
+        line: () => s("path", { d: "M0 5H18", class: `curve series-${colour % 8} ${extra}` }),
+        dots: () => s("circle", { cx: 9, cy: 5, r: 3.6, class: `dot series-${colour % 8}` }),
+        band: () => s("path", { d: "M0 0H18V10H0Z", class: `band series-${colour % 8}` }),
+      }[kind](),
+    );
 
   /** The legend of one chart, where there is more than one thing in it. */
   function keys(series, bands) {
-    if (series.length + bands.length < 2) return null;
-    const entries = [
-      ...series.map((one) => [swatch(one.kind === "dots" ? "dots" : "line", one.colour, one.dash ? "dash" : ""), one.name]),
-      ...bands.map((band) => [swatch("band", band.colour), band.name]),
-    ];
-    return h("ul", { class: "keys" }, entries.map(([picture, name]) => h("li", null, picture, name)));
+    const known = new Map();
+    for (const one of [...series, ...bands.map((band) => ({ ...band, kind: "band" }))]) {
+      const label = one.label ?? one.name;
+      known.set(label, [...(known.get(label) ?? []), one]);
+    }
+    if (known.size < 2) return null;
+    // What all runs have is told once, in no run's colour: the colours are told at the top of the page.
+    const entries = [...known].map(([label, [first, ...more]]) => [
+      swatch(first.kind, more.length ? 7 : first.colour, first.dash ? "dash" : ""),
+      label,
+    ]);
+    return h(
+      "ul",
+      { class: "keys" },
+      entries.map(([picture, name]) => h("li", null, picture, name)),
+    );
   }
 
   function listen(picture, cursor, series, bands, at, y) {
@@ -172,7 +220,8 @@
       const box = picture.getBoundingClientRect();
       const wanted = ((event.clientX - box.left) / box.width) * WIDTH;
       let nearest = 0;
-      for (let i = 1; i < steps.length; i++) if (Math.abs(at.x(steps[i]) - wanted) < Math.abs(at.x(steps[nearest]) - wanted)) nearest = i;
+      for (let i = 1; i < steps.length; i++)
+        if (Math.abs(at.x(steps[i]) - wanted) < Math.abs(at.x(steps[nearest]) - wanted)) nearest = i;
       show(nearest, event.clientX, event.clientY);
     });
     picture.addEventListener("pointerleave", hide);
@@ -191,22 +240,54 @@
     const rows = [];
     for (const one of series) {
       const value = lookUp(one.points);
-      if (value !== undefined) rows.push([swatch(one.kind === "dots" ? "dots" : "line", one.colour, one.dash ? "dash" : ""), one.name, y(value)]);
+      if (value !== undefined) rows.push([swatch(one.kind, one.colour, one.dash ? "dash" : ""), one.name, y(value)]);
     }
     for (const band of bands) {
       const [low, high] = [lookUp(band.low), lookUp(band.high)];
-      if (low !== undefined && high !== undefined) rows.push([swatch("band", band.colour), band.name, `${y(low)} – ${y(high)}`]);
+      if (low !== undefined && high !== undefined)
+        rows.push([swatch("band", band.colour), band.name, `${y(low)} – ${y(high)}`]);
     }
-    return h("table", { class: "tip-table" }, rows.map((cells) => h("tr", null, cells.map((cell) => h("td", null, cell)))));
+    return h(
+      "table",
+      { class: "tip-table" },
+      rows.map((cells) =>
+        h(
+          "tr",
+          null,
+          cells.map((cell) => h("td", null, cell)),
+        ),
+      ),
+    );
   }
 
   function asTable(series, bands, y) {
-    const columns = [...series.map((one) => [one.name, one.points]), ...bands.flatMap((band) => [[`${band.name}, low`, band.low], [`${band.name}, high`, band.high]])];
+    const columns = [
+      ...series.map((one) => [one.name, one.points]),
+      ...bands.flatMap((band) => [
+        [`${band.name}, low`, band.low],
+        [`${band.name}, high`, band.high],
+      ]),
+    ];
     const maps = columns.map(([, points]) => new Map(points));
     const steps = [...new Set(columns.flatMap(([, points]) => points.map(([x]) => x)))].sort((a, b) => a - b);
-    const head = h("tr", null, ["step", ...columns.map(([name]) => name)].map((name) => h("th", { scope: "col" }, name)));
-    const rows = steps.map((step) => h("tr", null, h("th", { scope: "row" }, step), maps.map((map) => h("td", null, map.has(step) ? y(map.get(step)) : ""))));
-    return h("div", { class: "table-scroll" }, h("table", { class: "plain" }, h("thead", null, head), h("tbody", null, rows)));
+    const head = h(
+      "tr",
+      null,
+      ["step", ...columns.map(([name]) => name)].map((name) => h("th", { scope: "col" }, name)),
+    );
+    const rows = steps.map((step) =>
+      h(
+        "tr",
+        null,
+        h("th", { scope: "row" }, step),
+        maps.map((map) => h("td", null, map.has(step) ? y(map.get(step)) : "")),
+      ),
+    );
+    return h(
+      "div",
+      { class: "table-scroll" },
+      h("table", { class: "plain" }, h("thead", null, head), h("tbody", null, rows)),
+    );
   }
 
   Object.assign(gym, { chart, ticks, swatch });

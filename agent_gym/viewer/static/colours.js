@@ -1,5 +1,5 @@
 "use strict";
-// Colours for values of tokens: from nothing to full for what has one sign, blue to orange around zero for what has two.
+// Colours for values of tokens: from nothing to full for one sign, blue to orange around zero for two.
 
 (() => {
   const { h, format } = gym;
@@ -10,9 +10,7 @@
     log_ratio: "log-ratio",
     kl: "KL",
   };
-  const SIGNED = /advantage|log.?ratio|\bkl\b|difference/;
-  /** Values around one: a weight of one changes nothing. */
-  const AROUND_ONE = /weight|(^|[^g]).?\bratio$/;
+  const SIGNED = /advantage|log_ratio|^kl$|^reward$|^value$/;
 
   /** What a value is called. */
   const label = (name) => NAMES[name] ?? format.words(name);
@@ -24,7 +22,8 @@
     const sorted = [...known].sort((a, b) => a - b);
     // One token far out must not turn all others pale.
     const [low, high] = [sorted[Math.floor((sorted.length - 1) * 0.01)], sorted[Math.ceil((sorted.length - 1) * 0.99)]];
-    const around = AROUND_ONE.test(name) && !SIGNED.test(name) ? 1 : 0;
+    // A weight of one changes nothing.
+    const around = name === "weight" ? 1 : 0;
     if (around || SIGNED.test(name) || (low < 0 && high > 0)) {
       const reach = Math.max(Math.abs(low - around), Math.abs(high - around));
       return { kind: "two", low: around - reach, high: around + reach, middle: around };
@@ -51,7 +50,11 @@
     const middle = scale.kind === "two" ? h("span", null, format.number(scale.middle)) : null;
     return h(
       "span",
-      { class: "scale", role: "img", "aria-label": `Colour scale of ${label(name)} from ${format.number(scale.low)} to ${format.number(scale.high)}` },
+      {
+        class: "scale",
+        role: "img",
+        "aria-label": `Colour scale of ${label(name)} from ${format.number(scale.low)} to ${format.number(scale.high)}`,
+      },
       h("span", null, format.number(scale.low)),
       h("span", { class: `scale-bar ${scale.kind}` }),
       middle && h("span", { class: "scale-middle" }, `middle ${format.number(scale.middle)}`),

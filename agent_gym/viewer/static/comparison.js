@@ -3,15 +3,26 @@
 
 (() => {
   const { h, href, format, parts } = gym;
+  /** Rows that are shown before more are asked for: what stands below them should be seen, too. */
+  const FIRST = 10;
 
   function numbers(answer, runs) {
-    const side = (values, run) => [run.name, `${format.percent(values?.rate)}${format.given(values?.successes) ? ` (${format.count(values.successes)} of ${format.count(values.n ?? answer.pairs)})` : ""}`];
+    const side = (values, run, letter) => [
+      `${letter}: ${run.name}`,
+      `${format.percent(values?.rate)} of ${format.plural(values?.attempts ?? answer.pairs, "attempt")}`,
+    ];
     return parts.facts(
-      side(answer.a, runs[0]),
-      side(answer.b, runs[1]),
-      ["Difference", `${format.points(answer.difference)} points`],
-      ["95% interval", format.given(answer.low) ? `${format.points(answer.low)} to ${format.points(answer.high)} points` : "undefined"],
-      ["p-value", format.given(answer.p_value) ? (answer.p_value < 0.001 ? "< 0.001" : format.number(answer.p_value)) : null],
+      side(answer.a, runs[0], "A"),
+      side(answer.b, runs[1], "B"),
+      ["Difference, B less A", `${format.points(answer.difference)} points`],
+      [
+        "95% interval",
+        format.given(answer.low) ? `${format.points(answer.low)} to ${format.points(answer.high)} points` : "undefined",
+      ],
+      [
+        "p-value",
+        format.given(answer.p_value) ? (answer.p_value < 0.001 ? "< 0.001" : format.number(answer.p_value)) : null,
+      ],
       ["Test", answer.test],
       ["Tasks in both", format.count(answer.pairs)],
     );
@@ -22,8 +33,8 @@
     const columns = [
       { title: "Kind of task", cell: (row) => row.task_type ?? row.type ?? row.name ?? "" },
       { title: "Tasks", cell: (row) => format.count(row.pairs ?? row.n), number: true },
-      { title: "First", cell: (row) => format.percent(row.a?.rate ?? row.a_rate ?? row.a), number: true },
-      { title: "Second", cell: (row) => format.percent(row.b?.rate ?? row.b_rate ?? row.b), number: true },
+      { title: "A", cell: (row) => format.percent(row.a?.rate ?? row.a_rate ?? row.a), number: true },
+      { title: "B", cell: (row) => format.percent(row.b?.rate ?? row.b_rate ?? row.b), number: true },
       { title: "Difference and interval", cell: (row) => gym.whiskers.differenceBar(row), className: "bar-cell" },
       { title: "Points", cell: (row) => format.points(row.difference), number: true },
     ];
@@ -33,24 +44,49 @@
   /** The tasks that one run solved and the other did not, with a way to look at both attempts. */
   function differing(answer, runs, asked) {
     const only = { a: `only ${runs[0].name}`, b: `only ${runs[1].name}` };
-    const links = (run, ids) => (ids ?? []).slice(0, 4).map((id, index) => [index ? " " : "", parts.episodeLink(run.index, id, `attempt ${index + 1}`)]);
-    const both = (row) => href("evaluation", { run: runs[0].index, with: runs[1].index, left: row.a?.[0], right: row.b?.[0] });
+    const links = (run, ids) =>
+      (ids ?? [])
+        .slice(0, 4)
+        .map((id, index) => [index ? " " : "", parts.episodeLink(run.index, id, `attempt ${index + 1}`)]);
+    const both = (row) =>
+      href("evaluation", { run: runs[0].index, with: runs[1].index, left: row.a?.[0], right: row.b?.[0] });
     const columns = [
-      { title: "Task", cell: (row) => [h("div", null, format.shorten(row.goal || row.task_id, 140)), h("div", { class: "sub" }, [row.task_type, row.goal ? row.task_id : ""].filter(Boolean).join(" · "))], className: "wide" },
+      {
+        title: "Task",
+        cell: (row) => [
+          h("div", null, format.shorten(row.goal || row.task_id, 140)),
+          h("div", { class: "sub" }, [row.task_type, row.goal ? row.task_id : ""].filter(Boolean).join(" · ")),
+        ],
+        className: "wide",
+      },
       { title: "Solved by", cell: (row) => solvedBy(row, only) },
       { title: runs[0].name, cell: (row) => links(runs[0], row.a) },
       { title: runs[1].name, cell: (row) => links(runs[1], row.b) },
       { title: "Look", cell: (row) => h("a", { href: both(row) }, "side by side") },
     ];
     if (!answer.differing?.length) return parts.empty("There is no task on which they differ.");
-    const list = parts.table(columns, answer.differing, { caption: "Tasks on which the runs differ", link: both });
+    const list = parts.table(columns, answer.differing.slice(0, FIRST), {
+      caption: "Tasks on which the runs differ",
+      link: both,
+    });
     const body = list.querySelector("tbody");
-    const more = parts.pager(
-      (after) => gym.get("comparison", { ...asked, after }),
-      (page) => body.append(...page.differing.map((row) => parts.tableRow(columns, row, both))),
-      answer.next,
+    const add = (rows) => body.append(...rows.map((row) => parts.tableRow(columns, row, both)));
+    const button = h(
+      "button",
+      { type: "button", class: "more", hidden: answer.differing.length <= FIRST },
+      "Show more",
     );
-    return [list, more];
+    button.addEventListener("click", () => {
+      add(answer.differing.slice(FIRST));
+      button.replaceWith(
+        parts.pager(
+          (after) => gym.get("comparison", { ...asked, after }),
+          (page) => add(page.differing),
+          answer.next,
+        ),
+      );
+    });
+    return [list, button];
   }
 
   function solvedBy(row, only) {
@@ -65,7 +101,9 @@
   async function pair(run, parameters) {
     const runs = [run, gym.runs().find((one) => String(one.index) === String(parameters.with)) ?? run];
     const ids = [parameters.left, parameters.right];
-    const found = await Promise.all(ids.map((id, index) => (id ? gym.get("episode", { run: runs[index].index, id }) : null)));
+    const found = await Promise.all(
+      ids.map((id, index) => (id ? gym.get("episode", { run: runs[index].index, id }) : null)),
+    );
     const columns = found.map((episode, index) => episode && column(runs[index], episode));
     const back = href("evaluation", { run: runs[0].index, with: runs[1].index });
     return [
@@ -78,7 +116,18 @@
   function column(run, episode) {
     const row = episode.episode;
     const lines = episode.turns.map((turn) =>
-      h("li", null, h("div", { class: "pair-seen" }, parts.long(turn.observation, { length: 300 })), h("div", { class: "pair-done" }, h("span", { class: "arrow", "aria-hidden": "true" }, "› "), format.shorten(turn.action, 300), turn.reward ? h("span", { class: "reward" }, ` ${format.signed(turn.reward)}`) : null)),
+      h(
+        "li",
+        null,
+        h("div", { class: "pair-seen" }, parts.long(turn.observation, { length: 300 })),
+        h(
+          "div",
+          { class: "pair-done" },
+          h("span", { class: "arrow", "aria-hidden": "true" }, "› "),
+          format.shorten(turn.action, 300),
+          turn.reward ? h("span", { class: "reward" }, ` ${format.signed(turn.reward)}`) : null,
+        ),
+      ),
     );
     return h(
       "section",
@@ -103,13 +152,17 @@
     return h(
       "section",
       { class: "card comparison", "aria-label": "Comparison" },
-      h("h2", null, `${run.name} and ${other.name}`),
+      h("h2", null, "A: ", run.name, h("span", { class: "sub" }, " and "), "B: ", other.name),
       h("p", { class: "sentence" }, sentence),
       (answer.warnings ?? []).map((warning) => h("p", { class: "warning" }, warning)),
-      h("div", { class: "difference-line" }, gym.whiskers.differenceBar(answer)),
+      h("div", { class: "difference-line" }, gym.whiskers.differenceBar(answer, { width: 560 })),
       numbers(answer, runs),
       byType(answer),
-      h("h3", null, "Tasks where they differ"),
+      h(
+        "h3",
+        null,
+        `Tasks where they differ (${format.count(answer.differing_count ?? answer.differing?.length ?? 0)})`,
+      ),
       differing(answer, runs, asked),
     );
   }

@@ -4,25 +4,58 @@
 (() => {
   const { h, href, format, parts, turns: pieces } = gym;
   const { trail, heading, facts, outcome, fold, json, select, episodeLink } = parts;
-  const REMEMBERED = "agent-gym-colour";
 
   /** All values of one name over what is shown of an episode. */
-  const valuesOf = (episode, name) => [...episode.prompt, ...episode.turns, ...(episode.rest ?? [])].flatMap((part) => part.values?.[name] ?? []);
+  const valuesOf = (episode, name) =>
+    [...episode.prompt, ...episode.turns, ...(episode.rest ?? [])].flatMap((part) => part.values?.[name] ?? []);
 
   function title(row, episode) {
     const run = gym.currentRun();
     const to = (id) => (id ? href("episode", { run: run.index, id }) : null);
-    const step = (label, id, key) => h("a", { class: `button ${id ? "" : "off"}`, href: to(id), "aria-disabled": id ? null : "true", "data-step": key, title: `${label} episode (${key})` }, key === "p" ? `‹ ${label}` : `${label} ›`);
-    return heading(row.goal || row.task_id, h("div", { class: "tools" }, step("previous", episode.previous, "p"), step("next", episode.next, "n")));
+    const step = (label, id, key) =>
+      h(
+        "a",
+        {
+          class: `button ${id ? "" : "off"}`,
+          href: to(id),
+          "aria-disabled": id ? null : "true",
+          "data-step": key,
+          title: `${label} episode (${key})`,
+        },
+        key === "p" ? `‹ ${label}` : `${label} ›`,
+      );
+    return heading(
+      row.goal || row.task_id,
+      h("div", { class: "tools" }, step("previous", episode.previous, "p"), step("next", episode.next, "n")),
+    );
   }
 
   function branches(run, row, episode) {
     const branch = episode.branch;
     const why = branch ? gym.forkCause(branch) : "";
     const items = [];
-    if (branch) items.push(h("li", null, `Left `, episodeLink(run.index, branch.parent_id), ` before turn ${(branch.turn ?? 0) + 1}`, why ? ` (${why})` : "", "."));
+    if (branch)
+      items.push(
+        h(
+          "li",
+          null,
+          `Left `,
+          episodeLink(run.index, branch.parent_id),
+          ` before turn ${(branch.turn ?? 0) + 1}`,
+          why ? ` (${why})` : "",
+          ".",
+        ),
+      );
     for (const child of episode.branches ?? []) {
-      items.push(h("li", null, episodeLink(run.index, child.id), ` left it before turn ${(child.turn ?? 0) + 1}: ${child.success ? "success" : "no success"}, reward ${format.number(child.reward)}.`));
+      items.push(
+        h(
+          "li",
+          null,
+          episodeLink(run.index, child.id),
+          ` left it before turn ${(child.turn ?? 0) + 1}: ${child.success ? "success" : "no success"}, `,
+          `reward ${format.number(child.reward)}.`,
+        ),
+      );
     }
     return items.length ? h("ul", { class: "branches" }, items) : null;
   }
@@ -42,10 +75,24 @@
     const score = episode.turns.filter((one) => one.index < turn).reduce((sum, one) => sum + one.reward, 0);
     return [
       h("h2", null, "Environment", h("span", { class: "sub" }, last ? " at the end" : ` after turn ${turn}`)),
-      facts(["Goal", row.goal], ["Reward so far", format.number(score)], last ? ["Score", format.number(row.score)] : ["", null], last ? ["Answer", row.answer] : ["", null]),
+      facts(
+        ["Goal", row.goal],
+        ["Reward so far", format.number(score)],
+        last ? ["Score", format.number(row.score)] : ["", null],
+        last ? ["Answer", row.answer] : ["", null],
+      ),
       h("h3", null, "Observation now"),
       parts.long(listed ? now.replace(ADMISSIBLE, "") : now || "(nothing)", { length: 900 }),
-      actions.length ? [h("h3", null, `Admissible actions (${actions.length})`), h("ul", { class: "admissible" }, actions.slice(0, 200).map((action) => h("li", null, action)))] : null,
+      actions.length
+        ? [
+            h("h3", null, `Admissible actions (${actions.length})`),
+            h(
+              "ul",
+              { class: "admissible" },
+              actions.slice(0, 200).map((action) => h("li", null, action)),
+            ),
+          ]
+        : null,
     ];
   }
 
@@ -53,8 +100,9 @@
 
   function toolbar(episode, root, parameters) {
     const counted = episode.signals.filter((name) => valuesOf(episode, name).some(format.given));
-    if (!counted.length) return h("div", { class: "toolbar" }, h("span", { class: "note" }, "No values were recorded for these tokens."));
-    const wanted = parameters.colour ?? localStorage.getItem(REMEMBERED) ?? "entropy";
+    if (!counted.length)
+      return h("div", { class: "toolbar" }, h("span", { class: "note" }, "No values were recorded for these tokens."));
+    const wanted = parameters.colour ?? gym.recall("colour") ?? "entropy";
     const legend = h("div", { class: "legend-slot", "aria-live": "polite" });
     const show = (name) => {
       const scale = gym.colours.scaleOf(name, name ? valuesOf(episode, name) : []);
@@ -65,14 +113,37 @@
     const options = [...counted.map((name) => [name, gym.colours.label(name)]), ["none", "nothing"]];
     const first = options.some(([name]) => name === wanted) ? wanted : counted[0];
     const choose = (name) => {
-      localStorage.setItem(REMEMBERED, name);
+      gym.remember("colour", name);
       gym.note({ colour: name });
       show(name === "none" ? "" : name);
     };
     const list = select("Colour tokens by", "colour", options, first, choose);
     queueMicrotask(() => show(first === "none" ? "" : first));
-    const context = h("label", { class: "field inline" }, h("input", { type: "checkbox", id: "field-context", onchange: (event) => root.classList.toggle("with-context", event.target.checked) }), h("span", null, "Context tokens"));
-    return h("div", { class: "toolbar", role: "group", "aria-label": "Colours" }, list, legend, context, h("span", { class: "mask-key" }, h("span", { class: "token own" }, "model"), " mask 1 ", h("span", { class: "token context" }, "context"), " mask 0"));
+    const context = h(
+      "label",
+      { class: "field inline" },
+      h("input", {
+        type: "checkbox",
+        id: "field-context",
+        onchange: (event) => root.classList.toggle("with-context", event.target.checked),
+      }),
+      h("span", null, "Context tokens"),
+    );
+    return h(
+      "div",
+      { class: "toolbar", role: "group", "aria-label": "Colours" },
+      list,
+      legend,
+      context,
+      h(
+        "span",
+        { class: "mask-key" },
+        h("span", { class: "token own" }, "model"),
+        " mask 1 ",
+        h("span", { class: "token context" }, "context"),
+        " mask 0",
+      ),
+    );
   }
 
   function hover(root) {
@@ -113,7 +184,10 @@
       ["Cost", row.cost === null ? null : format.dollars(row.cost)],
       ["Task", h("a", { href: href("episodes", { run: run.index, task: row.task_id }) }, row.task_id)],
       ["Kind", row.task_type],
-      ["Group", row.group_id ? h("a", { href: href("group", { run: run.index, id: row.group_id }) }, row.group_id) : null],
+      [
+        "Group",
+        row.group_id ? h("a", { href: href("group", { run: run.index, id: row.group_id }) }, row.group_id) : null,
+      ],
       ["Episode", row.id],
       ["Phase", `${row.suite || row.phase}, step ${row.step}`],
     );
@@ -130,13 +204,26 @@
       main.replaceChildren();
       gym.append(main, draw(parameters, run, more));
     };
-    const prompts = episode.prompt.filter((part) => part.tokens?.length);
+    const prompts = episode.prompt.filter((part) => part.tokens?.length || part.prompt_text);
     gym.append(root, [
-      prompts.length ? h("div", { class: "prompt-tokens" }, fold("Prompt, token by token", () => h("div", null, prompts.map(pieces.tokens)), { className: "small" })) : null,
+      prompts.length
+        ? h(
+            "div",
+            { class: "prompt-tokens" },
+            fold("Prompt as the model read it", () => h("div", null, prompts.map(pieces.tokens)), {
+              className: "small",
+            }),
+          )
+        : null,
       episode.turns.map((turn) => pieces.turnCard(turn, reach)),
       rest(episode, run, root, redraw),
       episode.turn_count ? null : parts.empty("It ended before its first turn."),
-      h("div", { class: "speech environment final" }, h("div", { class: "who" }, "environment, at the end"), parts.long(episode.final_observation || "(nothing)", { length: 1500 })),
+      h(
+        "div",
+        { class: "speech environment final" },
+        h("div", { class: "who" }, "environment, at the end"),
+        parts.long(episode.final_observation || "(nothing)", { length: 1500 }),
+      ),
     ]);
     hover(root);
     root.addEventListener("focusin", (event) => {
@@ -147,10 +234,18 @@
     });
     look(Number(parameters.turn) || episode.turn_count);
     return [
-      trail([run.name, href("overview", { run: run.index })], row.group_id ? [row.group_id, href("group", { run: run.index, id: row.group_id })] : ["Episodes", href("episodes", { run: run.index })], [row.id]),
+      trail(
+        [run.name, href("overview", { run: run.index })],
+        row.group_id
+          ? [row.group_id, href("group", { run: run.index, id: row.group_id })]
+          : ["Episodes", href("episodes", { run: run.index })],
+        [row.id],
+      ),
       title(row, episode),
       about(run, row, episode),
-      row.error ? h("div", { class: "error-box" }, h("strong", null, "The episode failed: "), parts.long(row.error)) : null,
+      row.error
+        ? h("div", { class: "error-box" }, h("strong", null, "The episode failed: "), parts.long(row.error))
+        : null,
       branches(run, row, episode),
       toolbar(episode, root, parameters),
       h("div", { class: "with-side" }, root, panel),
@@ -174,6 +269,7 @@
       card.scrollIntoView({ block: "center" });
       card.focus({ preventScroll: true });
     },
-    up: (parameters, main) => main.querySelector(".trail li:nth-child(2) a")?.getAttribute("href") ?? href("episodes", { run: parameters.run }),
+    up: (parameters, main) =>
+      main.querySelector(".trail li:nth-child(2) a")?.getAttribute("href") ?? href("episodes", { run: parameters.run }),
   };
 })();

@@ -20,7 +20,12 @@
   const trim = (text) => (text.includes(".") && !text.includes("e") ? text.replace(/\.?0+$/, "") : text);
 
   /** A whole number with thin spaces between thousands. */
-  const count = (value) => (given(value) ? Math.round(value).toString().replace(/\B(?=(\d{3})+$)/g, "\u202f") : "–");
+  const count = (value) =>
+    given(value)
+      ? Math.round(value)
+          .toString()
+          .replace(/\B(?=(\d{3})+$)/g, "\u202f")
+      : "–";
 
   /** A share as a percentage. */
   const percent = (value) => (given(value) ? `${trim((value * 100).toFixed(1))}%` : "–");
@@ -29,7 +34,8 @@
   const signed = (value) => (given(value) ? (value > 0 ? "+" : "") + number(value).replace("-", "\u2212") : "–");
 
   /** Percentage points with their sign. */
-  const points = (value) => (given(value) ? `${value > 0 ? "+" : ""}${trim((value * 100).toFixed(1))}`.replace("-", "\u2212") : "–");
+  const points = (value) =>
+    given(value) ? `${value > 0 ? "+" : ""}${trim((value * 100).toFixed(1))}`.replace("-", "\u2212") : "–";
 
   /** A time span. */
   function seconds(value) {

@@ -12,16 +12,34 @@
     const shown = Math.min(group.count, 24);
     const filled = Math.round((group.successes / Math.max(group.count, 1)) * shown);
     const dots = Array.from({ length: shown }, (_, index) => h("i", { class: index < filled ? "mark full" : "mark" }));
-    return h("span", { class: "marks", role: "img", "aria-label": `${group.successes} of ${group.count} succeeded` }, dots);
+    return h(
+      "span",
+      { class: "marks", role: "img", "aria-label": `${group.successes} of ${group.count} succeeded` },
+      dots,
+    );
   }
 
   const COLUMNS = (run) => [
-    { title: "Group", cell: (group) => h("a", { href: href("group", { run, id: group.group_id }) }, group.group_id), className: "id" },
-    { title: "Task", cell: (group) => [h("div", null, format.shorten(group.goal || group.task_id, 160)), group.goal ? h("div", { class: "sub" }, format.shorten(group.task_id, 80)) : null], className: "wide" },
+    {
+      title: "Group",
+      cell: (group) => h("a", { href: href("group", { run, id: group.group_id }) }, group.group_id),
+      className: "id",
+    },
+    {
+      title: "Task",
+      cell: (group) => [
+        h("div", null, format.shorten(group.goal || group.task_id, 160)),
+        group.goal ? h("div", { class: "sub" }, format.shorten(group.task_id, 80)) : null,
+      ],
+      className: "wide",
+    },
     { title: "Phase", cell: (group) => group.phase },
     { title: "Step", cell: (group) => format.count(group.step), number: true },
     { title: "Attempts", cell: (group) => format.count(group.count), number: true },
-    { title: "Successes", cell: (group) => [marks(group), h("span", { class: "sub" }, ` ${group.successes}/${group.count}`)] },
+    {
+      title: "Successes",
+      cell: (group) => [marks(group), h("span", { class: "sub" }, ` ${group.successes}/${group.count}`)],
+    },
     { title: "Mean reward", cell: (group) => format.number(group.reward_mean), number: true },
     { title: "Spread", cell: (group) => format.number(group.spread), number: true },
   ];
@@ -33,14 +51,34 @@
     const filters = h(
       "form",
       { class: "filters", onsubmit: (event) => event.preventDefault() },
-      input("Search", "q", parameters.q, (q) => gym.change({ q }), { type: "search", placeholder: "task, goal …", className: "grow" }),
-      select("Phase", "phase", [["", "all"], ...facets.phases.map((phase) => [phase, phase])], parameters.phase, (phase) => gym.change({ phase })),
+      input("Search", "q", parameters.q, (q) => gym.change({ q }), {
+        type: "search",
+        placeholder: "task, goal …",
+        className: "grow",
+      }),
+      select(
+        "Phase",
+        "phase",
+        [["", "all"], ...facets.phases.map((phase) => [phase, phase])],
+        parameters.phase,
+        (phase) => gym.change({ phase }),
+      ),
       input("Step", "step", parameters.step, (step) => gym.change({ step }), { type: "number" }),
     );
     const filtered = parameters.q || parameters.phase || parameters.step;
-    const head = [heading("Groups", h("span", { class: "total" }, format.plural(page.total ?? page.groups.length, "group"))), filters];
+    const head = [
+      heading("Groups", h("span", { class: "total" }, format.plural(page.total ?? page.groups.length, "group"))),
+      filters,
+    ];
     if (!page.groups.length) {
-      return [...head, empty(filtered ? "No group matches: take a filter away." : (page.note ?? "No group is stored yet: they appear here as soon as one is played."))];
+      return [
+        ...head,
+        empty(
+          filtered
+            ? "No group matches: take a filter away."
+            : (page.note ?? "No group is stored yet: they appear here as soon as one is played."),
+        ),
+      ];
     }
     const columns = COLUMNS(run.index);
     const to = (group) => href("group", { run: run.index, id: group.group_id });
@@ -61,10 +99,31 @@
     return h(
       "th",
       { scope: "col" },
-      h("div", null, episodeLink(run, episode.id, format.shorten(episode.id.startsWith(group.group_id) ? episode.id.slice(group.group_id.length) || episode.id : episode.id, 24))),
+      h(
+        "div",
+        null,
+        episodeLink(
+          run,
+          episode.id,
+          format.shorten(
+            episode.id.startsWith(group.group_id) ? episode.id.slice(group.group_id.length) || episode.id : episode.id,
+            24,
+          ),
+        ),
+      ),
       h("div", null, outcome(episode)),
-      h("div", { class: "sub" }, `reward ${format.number(episode.reward)} · ${format.plural(episode.turn_list.length, "turn")}`),
-      begin > 0 ? h("div", { class: "sub" }, `⑂ from ${format.shorten(episode.branch.parent_id.split("/").at(-1), 16)} at turn ${begin + 1}`) : null,
+      h(
+        "div",
+        { class: "sub" },
+        `reward ${format.number(episode.reward)} · ${format.plural(episode.turn_list.length, "turn")}`,
+      ),
+      begin > 0
+        ? h(
+            "div",
+            { class: "sub" },
+            `↳ from ${format.shorten(episode.branch.parent_id.split("/").at(-1), 16)} at turn ${begin + 1}`,
+          )
+        : null,
     );
   }
 
@@ -75,7 +134,11 @@
     return h(
       "td",
       { class: shared ? "shared" : null, title: shared ? "shared with its parent" : null },
-      h("a", { href: href("episode", { run, id: episode.id, turn: index + 1 }), class: "action" }, format.shorten(turn.action.trim() || "(nothing)", 140)),
+      h(
+        "a",
+        { href: href("episode", { run, id: episode.id, turn: index + 1 }), class: "action" },
+        format.shorten(turn.action.trim() || "(nothing)", 140),
+      ),
       h(
         "div",
         { class: "sub" },
@@ -90,13 +153,44 @@
   function sideBySide(run, group) {
     const turns = Math.max(0, ...group.episodes.map((episode) => episode.turn_list.length));
     const rows = Array.from({ length: turns }, (_, index) =>
-      h("tr", { "data-row": "", tabindex: "0" }, h("th", { scope: "row" }, index + 1), group.episodes.map((episode) => turnCell(run, episode, index))),
+      h(
+        "tr",
+        { "data-row": "", tabindex: "0" },
+        h("th", { scope: "row" }, index + 1),
+        group.episodes.map((episode) => turnCell(run, episode, index)),
+      ),
     );
-    const ends = h("tr", { class: "ends" }, h("th", { scope: "row" }, "end"), group.episodes.map((episode) => h("td", null, outcome(episode), episode.error ? h("div", { class: "sub" }, format.shorten(episode.error, 160)) : null)));
+    const ends = h(
+      "tr",
+      { class: "ends" },
+      h("th", { scope: "row" }, "end"),
+      group.episodes.map((episode) =>
+        h(
+          "td",
+          null,
+          outcome(episode),
+          episode.error ? h("div", { class: "sub" }, format.shorten(episode.error, 160)) : null,
+        ),
+      ),
+    );
     return h(
       "div",
       { class: "table-scroll side-by-side", tabindex: "0", role: "region", "aria-label": "Attempts side by side" },
-      h("table", null, h("thead", null, h("tr", null, h("th", { scope: "col" }, "Turn"), group.episodes.map((episode) => column(run, episode, group)))), h("tbody", null, rows, ends)),
+      h(
+        "table",
+        null,
+        h(
+          "thead",
+          null,
+          h(
+            "tr",
+            null,
+            h("th", { scope: "col" }, "Turn"),
+            group.episodes.map((episode) => column(run, episode, group)),
+          ),
+        ),
+        h("tbody", null, rows, ends),
+      ),
     );
   }
 
@@ -107,7 +201,11 @@
     const forks = group.episodes.filter((episode) => episode.branch?.parent_id).length;
     const mean = group.episodes.reduce((sum, episode) => sum + episode.reward, 0) / Math.max(group.episodes.length, 1);
     return [
-      trail([run.name, href("overview", { run: run.index })], ["Groups", href("groups", { run: run.index })], [group.group_id]),
+      trail(
+        [run.name, href("overview", { run: run.index })],
+        ["Groups", href("groups", { run: run.index })],
+        [group.group_id],
+      ),
       heading(group.goal || group.task_id),
       facts(
         ["Group", group.group_id],
@@ -120,14 +218,32 @@
         ["Branches", forks || null],
       ),
       group.cut ? h("p", { class: "note" }, group.cut) : null,
-      h("section", { class: "card" }, h("h2", null, forks ? "Branch tree" : "Attempts"), treeKey(forks), gym.tree(group.episodes, (id) => (location.hash = href("episode", { run: run.index, id })))),
+      h(
+        "section",
+        { class: "card" },
+        h("h2", null, forks ? "Branch tree" : "Attempts"),
+        treeKey(forks),
+        gym.tree(group.episodes, (id) => (location.hash = href("episode", { run: run.index, id }))),
+      ),
       h("section", { class: "card" }, h("h2", null, "Side by side"), sideBySide(run.index, group)),
     ];
   }
 
   const treeKey = (forks) =>
-    h("p", { class: "note" }, "A line an attempt, a dot a turn (larger where the model was less certain).", forks ? " ⑂ marks where an attempt branched off, with the probability and the entropy that caused it." : "", " Choose a leaf to open the episode.");
+    h(
+      "p",
+      { class: "note" },
+      "A line an attempt, a dot a turn (larger where the model was less certain).",
+      forks ? " ↳ marks where an attempt branched off, with the probability and the entropy that caused it." : "",
+      " Choose a leaf to open the episode.",
+    );
 
   gym.pages.groups = { title: "Groups", nav: "groups", oneRun: true, load: list };
-  gym.pages.group = { title: "Group", nav: "groups", oneRun: true, load: one, up: (parameters) => href("groups", { run: parameters.run }) };
+  gym.pages.group = {
+    title: "Group",
+    nav: "groups",
+    oneRun: true,
+    load: one,
+    up: (parameters) => href("groups", { run: parameters.run }),
+  };
 })();

@@ -12,11 +12,13 @@
   };
 
   const within = (value, low, high) =>
-    (low === undefined || low === "" || value >= Number(low)) && (high === undefined || high === "" || value <= Number(high));
+    (low === undefined || low === "" || value >= Number(low)) &&
+    (high === undefined || high === "" || value <= Number(high));
 
   function matches(row, wanted) {
     const equal = (name, value) => !wanted[name] || String(value ?? "") === String(wanted[name]);
-    const flag = (name, value) => wanted[name] === undefined || wanted[name] === "" || value === (String(wanted[name]) === "1");
+    const flag = (name, value) =>
+      wanted[name] === undefined || wanted[name] === "" || value === (String(wanted[name]) === "1");
     const text = [row.id, row.task_id, row.goal, row.error, row.answer].join("\n").toLowerCase();
     return (
       equal("phase", row.phase) &&
@@ -43,7 +45,9 @@
       return { episodes: rows, next: null, total: rows.length, total_is_exact: all.next === null };
     }
     if (name === "groups") {
-      const rows = all.groups.filter((row) => matches({ ...row, id: row.group_id, reward: row.reward_mean }, parameters));
+      const rows = all.groups.filter((row) =>
+        matches({ ...row, id: row.group_id, reward: row.reward_mean }, parameters),
+      );
       return { groups: rows, next: null, total: rows.length };
     }
     return undefined;

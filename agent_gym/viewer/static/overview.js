@@ -12,14 +12,37 @@
     { title: "Reward", measures: { reward: "reward" }, measured: "reward" },
     { title: "Entropy", measures: { entropy: "entropy" }, measured: "entropy", corridor: true, note: "nats a token" },
     { title: "KL divergence", measures: { kl: "to the sampling policy", kl_reference: "to the reference" } },
-    { title: "Clip fraction", measures: { clip_fraction: "clipped", dual_clip_fraction: "dual clip" }, y: format.percent },
+    {
+      title: "Clip fraction",
+      measures: { clip_fraction: "clipped", dual_clip_fraction: "dual clip" },
+      y: format.percent,
+    },
     { title: "Turns", measures: { turns: "turns" }, measured: "turns", note: "an episode" },
     { title: "Tokens", measures: { tokens_per_episode: "tokens" }, note: "generated, an episode" },
-    { title: "Throughput", measures: { "seconds.tokens_per_second": "tokens a second" }, note: "generated tokens a second of rollout" },
-    { title: "Time", measures: { "seconds.rollout": "rollout", "seconds.update": "update" }, y: format.seconds, note: "seconds a step" },
-    { title: "Failures", measures: { failed: "failed episodes", retried: "retried" } },
-    { title: "Invalid actions", measures: { invalid_actions: "invalid actions" }, measured: "invalid_actions", ...share },
-    { title: "Groups with signal", measures: { groups_with_signal: "groups" }, note: "groups whose rewards differ", ...share },
+    {
+      title: "Throughput",
+      measures: { "seconds.tokens_per_second": "tokens a second" },
+      note: "generated tokens a second of rollout",
+    },
+    {
+      title: "Time",
+      measures: { "seconds.rollout": "rollout", "seconds.update": "update" },
+      y: format.seconds,
+      note: "seconds a step",
+    },
+    { title: "Failures", measures: { failed: "failed episodes", retried: "retried" }, whole: true },
+    {
+      title: "Invalid actions",
+      measures: { invalid_actions: "invalid actions" },
+      measured: "invalid_actions",
+      ...share,
+    },
+    {
+      title: "Groups with signal",
+      measures: { groups_with_signal: "groups" },
+      note: "groups whose rewards differ",
+      ...share,
+    },
     { title: "Loss", measures: { loss: "loss" } },
     { title: "Gradient norm", measures: { grad_norm: "gradient norm" } },
   ];
@@ -33,7 +56,11 @@
   /** Take in what a run has logged since it was last read. */
   async function load(run) {
     const { next, generation } = read.get(run.index) ?? {};
-    const answer = await gym.get("metrics", { run: run.index, since: next || null, generation: next ? generation : null });
+    const answer = await gym.get("metrics", {
+      run: run.index,
+      since: next || null,
+      generation: next ? generation : null,
+    });
     // A run that went back to a checkpoint has written its log anew: the answer then begins at its first line.
     const before = next && answer.since === next ? records.get(run.index) : [];
     records.set(run.index, [...before, ...answer.records.map(flat)]);
@@ -48,11 +75,13 @@
         for (const [inner, number] of Object.entries(value)) out[`${key}.${inner}`] = number;
       } else out[key] = value;
     }
-    if (out.episodes && format.given(out.generated_tokens)) out.tokens_per_episode = out.generated_tokens / out.episodes;
+    if (out.episodes && format.given(out.generated_tokens))
+      out.tokens_per_episode = out.generated_tokens / out.episodes;
     return out;
   }
 
-  const points = (lines, name) => lines.filter((line) => format.given(line[name])).map((line) => [line.step, line[name]]);
+  const points = (lines, name) =>
+    lines.filter((line) => format.given(line[name])).map((line) => [line.step, line[name]]);
 
   /** The series of one chart over all chosen runs; those of nothing but zeros only where that says something. */
   function seriesOf(definition, runs) {
@@ -65,11 +94,29 @@
       const names = Object.entries(definition.measures);
       names.forEach(([name, label], index) => {
         const found = points(trained, name);
-        if (found.length) series.push({ name: prefix + label, colour: colourOf(run), points: found, kind: "line", dash: index > 0 });
+        if (found.length)
+          series.push({
+            name: prefix + label,
+            label,
+            colour: colourOf(run),
+            points: found,
+            kind: "line",
+            dash: index > 0,
+          });
       });
       if (definition.measured) {
-        const found = points(lines.filter((line) => line.phase in MEASURED), definition.measured);
-        if (found.length) series.push({ name: `${prefix}held-out tasks`, colour: colourOf(run) + (runs.length > 1 ? 0 : 1), points: found, kind: "dots" });
+        const found = points(
+          lines.filter((line) => line.phase in MEASURED),
+          definition.measured,
+        );
+        if (found.length)
+          series.push({
+            name: `${prefix}held-out tasks`,
+            label: "held-out tasks",
+            colour: colourOf(run) + (runs.length > 1 ? 0 : 1),
+            points: found,
+            kind: "dots",
+          });
       }
       if (definition.corridor) bands.push(...corridor(trained, run, prefix));
     }
@@ -79,7 +126,9 @@
   /** EPO's corridor as a band, and its middle as a dashed line of the same chart. */
   function corridor(lines, run, prefix) {
     const [low, high] = [points(lines, "corridor_low"), points(lines, "corridor_high")];
-    return low.length && high.length ? [{ name: `${prefix}EPO's corridor`, colour: colourOf(run), low, high }] : [];
+    return low.length && high.length
+      ? [{ name: `${prefix}EPO's corridor`, label: "EPO's corridor", colour: colourOf(run), low, high }]
+      : [];
   }
 
   const colourOf = (run) => run.index * (gym.runs().length > 1 ? 1 : 2);
@@ -96,19 +145,39 @@
 
   function references(runs) {
     return runs.flatMap((run) => {
-      const found = points((records.get(run.index) ?? []).filter((line) => line.phase === "train"), "entropy_reference");
+      const found = points(
+        (records.get(run.index) ?? []).filter((line) => line.phase === "train"),
+        "entropy_reference",
+      );
       const prefix = runs.length > 1 ? `${run.name} · ` : "";
-      return found.length ? [{ name: `${prefix}corridor's reference`, colour: colourOf(run), points: found, kind: "line", dash: true }] : [];
+      return found.length
+        ? [
+            {
+              name: `${prefix}corridor's reference`,
+              label: "corridor's reference",
+              colour: colourOf(run),
+              points: found,
+              kind: "line",
+              dash: true,
+            },
+          ]
+        : [];
     });
   }
 
   /** Whatever else the runs have logged. */
   function others(runs, weight) {
-    const drawn = new Set([...CHARTS.flatMap(({ measures }) => Object.keys(measures)), ...BAND, ...PLAIN, "tokens_per_episode"]);
+    const drawn = new Set([
+      ...CHARTS.flatMap(({ measures }) => Object.keys(measures)),
+      ...BAND,
+      ...PLAIN,
+      "tokens_per_episode",
+    ]);
     const names = new Set();
     for (const run of runs) {
       for (const line of records.get(run.index) ?? []) {
-        if (line.phase === "train") for (const key of Object.keys(line)) if (format.given(line[key]) && !drawn.has(key)) names.add(key);
+        if (line.phase === "train")
+          for (const key of Object.keys(line)) if (format.given(line[key]) && !drawn.has(key)) names.add(key);
       }
     }
     return [...names].sort().map((name) => {
@@ -128,7 +197,12 @@
       if (next.length) gym.change({ ...parameters, run: null, runs: next.map((one) => one.index).join(",") });
     };
     const chips = all.map((run) =>
-      h("button", { type: "button", class: "chip", "aria-pressed": String(shown.has(run.index)), onclick: () => toggle(run) }, gym.swatch("line", colourOf(run)), run.name),
+      h(
+        "button",
+        { type: "button", class: "chip", "aria-pressed": String(shown.has(run.index)), onclick: () => toggle(run) },
+        gym.swatch("line", colourOf(run)),
+        run.name,
+      ),
     );
     return h("div", { class: "legend", role: "group", "aria-label": "Runs shown" }, chips);
   }
@@ -140,9 +214,10 @@
     const done = run.kind === "train" ? `${format.count(run.step)} of ${format.count(run.total_steps)}` : null;
     const result = run.kind === "eval" ? last("eval") : (last("after") ?? last("during"));
     const before = last("before");
-    const success = result && format.given(result.success_rate)
-      ? (before ? `${format.percent(before.success_rate)} → ` : "") + format.percent(result.success_rate)
-      : before && `${format.percent(before.success_rate)} before training`;
+    const success =
+      result && format.given(result.success_rate)
+        ? (before ? `${format.percent(before.success_rate)} → ` : "") + format.percent(result.success_rate)
+        : before && `${format.percent(before.success_rate)} before training`;
     return h(
       "section",
       { class: "run-card", "aria-label": run.name },
@@ -169,14 +244,31 @@
         ["Episodes", h("a", { href: gym.href("episodes", { run: run.index }) }, format.count(run.episodes))],
         ["Begun", run.created?.replace("T", " ").replace("+00:00", " UTC")],
       ),
-      parts.fold("Configuration", () => parts.json({ config: run.config, versions: run.versions }), { className: "small", id: `config-${run.index}` }),
+      parts.fold("Configuration", () => parts.json({ config: run.config, versions: run.versions }), {
+        className: "small",
+        id: `config-${run.index}`,
+      }),
     );
   }
 
   function smoothing(parameters) {
     const value = Number(parameters.smooth ?? 0);
-    const slider = h("input", { type: "range", min: 0, max: 0.95, step: 0.05, value, id: "smooth", oninput: (event) => gym.change({ smooth: Number(event.target.value) || null }) });
-    return h("label", { class: "field inline" }, h("span", null, "Smoothing"), slider, h("output", null, value ? value.toFixed(2) : "off"));
+    const slider = h("input", {
+      type: "range",
+      min: 0,
+      max: 0.95,
+      step: 0.05,
+      value,
+      id: "smooth",
+      oninput: (event) => gym.change({ smooth: Number(event.target.value) || null }),
+    });
+    return h(
+      "label",
+      { class: "field inline" },
+      h("span", null, "Smoothing"),
+      slider,
+      h("output", null, value ? value.toFixed(2) : "off"),
+    );
   }
 
   function content(parameters) {
@@ -187,14 +279,23 @@
     const trained = runs.some((run) => run.kind === "train");
     const nothing = trained
       ? parts.empty("No step is finished yet: the curves appear here as soon as one is.")
-      : parts.empty("An evaluation has no curves; its results stand under ", h("a", { href: gym.href("evaluation", { run: runs[0]?.index }) }, "Evaluation"), ".");
+      : parts.empty(
+          "An evaluation has no curves; its results stand under ",
+          h("a", { href: gym.href("evaluation", { run: runs[0]?.index }) }, "Evaluation"),
+          ".",
+        );
     const moreOpen = document.getElementById("more-charts")?.open ?? false;
     return [
       parts.heading("Overview", h("div", { class: "tools" }, cards.length ? smoothing(parameters) : null)),
       legend(runs, parameters),
       h("div", { class: "run-cards" }, runs.map(about)),
       cards.length ? h("div", { class: "charts" }, cards) : nothing,
-      more.length ? parts.fold(`More measures (${more.length})`, () => h("div", { class: "charts" }, more), { id: "more-charts", open: moreOpen }) : null,
+      more.length
+        ? parts.fold(`More measures (${more.length})`, () => h("div", { class: "charts" }, more), {
+            id: "more-charts",
+            open: moreOpen,
+          })
+        : null,
     ];
   }
 

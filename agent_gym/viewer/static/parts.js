@@ -8,7 +8,8 @@
   function outcome(row) {
     if (row.error) return h("span", { class: "badge failed", title: row.error }, "! failed");
     if (row.success) return h("span", { class: "badge success" }, "✓ success");
-    if (row.truncated_by) return h("span", { class: "badge cut", title: "ended by a limit" }, `○ ${format.words(row.truncated_by)}`);
+    if (row.truncated_by)
+      return h("span", { class: "badge cut", title: "ended by a limit" }, `○ ${format.words(row.truncated_by)}`);
     return h("span", { class: "badge wrong" }, "× no success");
   }
 
@@ -17,7 +18,13 @@
 
   /** Labels with values; those without a value are left out. */
   const facts = (...pairs) =>
-    h("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => fact(name, value)));
+    h(
+      "dl",
+      { class: "facts" },
+      pairs
+        .filter(([, value]) => value !== null && value !== undefined && value !== "")
+        .map(([name, value]) => fact(name, value)),
+    );
 
   /** A sentence where there is nothing to show. */
   const empty = (...sentence) => h("p", { class: "empty" }, ...sentence);
@@ -27,7 +34,9 @@
 
   /** Links from the run down to where the reader is. */
   function trail(...steps) {
-    const items = steps.map(([text, to]) => h("li", null, to ? h("a", { href: to }, text) : h("span", { "aria-current": "page" }, text)));
+    const items = steps.map(([text, to]) =>
+      h("li", null, to ? h("a", { href: to }, text) : h("span", { "aria-current": "page" }, text)),
+    );
     return h("nav", { class: "trail", "aria-label": "Where you are" }, h("ol", null, items));
   }
 
@@ -68,16 +77,36 @@
    * @param columns {title, cell(row), number?: bool, className?} each; rows with `href` can be opened with Enter.
    */
   function table(columns, rows, { caption, link } = {}) {
-    const head = h("thead", null, h("tr", null, columns.map((c) => h("th", { scope: "col", class: c.number ? "number" : c.className }, c.title))));
-    const body = h("tbody", null, rows.map((row) => tableRow(columns, row, link)));
-    return h("div", { class: "table-scroll" }, h("table", { class: "cards" }, caption && h("caption", { class: "unseen" }, caption), head, body));
+    const head = h(
+      "thead",
+      null,
+      h(
+        "tr",
+        null,
+        columns.map((c) => h("th", { scope: "col", class: c.number ? "number" : c.className }, c.title)),
+      ),
+    );
+    const body = h(
+      "tbody",
+      null,
+      rows.map((row) => tableRow(columns, row, link)),
+    );
+    return h(
+      "div",
+      { class: "table-scroll" },
+      h("table", { class: "cards" }, caption && h("caption", { class: "unseen" }, caption), head, body),
+    );
   }
 
   function tableRow(columns, row, link) {
     const to = link?.(row);
     const cells = columns.map((column) => {
       const classes = [column.number ? "number" : "", column.className ?? ""].join(" ").trim();
-      return h("td", { class: classes || null, "data-title": column.title }, h("div", { class: "cell" }, column.cell(row)));
+      return h(
+        "td",
+        { class: classes || null, "data-title": column.title },
+        h("div", { class: "cell" }, column.cell(row)),
+      );
     });
     const attributes = to ? { "data-row": "", tabindex: "0", class: "opens", "data-href": to } : {};
     return h("tr", attributes, cells);
@@ -86,15 +115,27 @@
   /** A select with a label. */
   function select(label, name, options, value, changed) {
     const list = h("select", { id: `field-${name}`, name, onchange: (event) => changed(event.target.value) });
-    for (const [key, text] of options) list.append(h("option", { value: key, selected: String(key) === String(value ?? "") }, text));
+    for (const [key, text] of options)
+      list.append(h("option", { value: key, selected: String(key) === String(value ?? "") }, text));
     list.value = String(value ?? "");
     return h("label", { class: "field" }, h("span", null, label), list);
   }
 
   /** A text or number field with a label; `changed` is called when typing has paused. */
   function input(label, name, value, changed, { type = "text", placeholder = "", className = "", step = null } = {}) {
-    const field = h("input", { id: `field-${name}`, name, type, placeholder, step, value: value ?? "", autocomplete: "off" });
-    field.addEventListener("input", gym.settle(250, () => changed(field.value)));
+    const field = h("input", {
+      id: `field-${name}`,
+      name,
+      type,
+      placeholder,
+      step,
+      value: value ?? "",
+      autocomplete: "off",
+    });
+    field.addEventListener(
+      "input",
+      gym.settle(250, () => changed(field.value)),
+    );
     return h("label", { class: `field ${className}` }, h("span", null, label), field);
   }
 
@@ -121,12 +162,29 @@
     button.hidden = !cursor;
     cursor = cursor ?? null;
     button.addEventListener("click", more);
-    new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && more(), { rootMargin: "400px" }).observe(button);
+    new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && more(), {
+      rootMargin: "400px",
+    }).observe(button);
     return button;
   }
 
   /** A link to an episode. */
   const episodeLink = (run, id, ...text) => h("a", { href: href("episode", { run, id }) }, text.length ? text : id);
 
-  gym.parts = { outcome, facts, empty, heading, trail, long, fold, json, table, tableRow, select, input, pager, episodeLink };
+  gym.parts = {
+    outcome,
+    facts,
+    empty,
+    heading,
+    trail,
+    long,
+    fold,
+    json,
+    table,
+    tableRow,
+    select,
+    input,
+    pager,
+    episodeLink,
+  };
 })();

@@ -55,10 +55,22 @@
     const at = { x: (turn) => LEFT + turn * step, y: (row) => TOP + row * ROW + ROW / 2 };
     const rowOf = new Map(rows.map((entry) => [entry.episode.id, entry.row]));
     const most = Math.max(1e-9, ...episodes.flatMap((episode) => episode.turn_list.map((turn) => turn.entropy ?? 0)));
-    const picture = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "tree", role: "group", "aria-label": describe(rows) });
+    const picture = s("svg", {
+      viewBox: `0 0 ${width} ${height}`,
+      width,
+      height,
+      class: "tree",
+      role: "group",
+      "aria-label": describe(rows),
+    });
     picture.append(scale(turns, at, height));
-    for (const entry of rows) if (entry.parent) gym.append(picture, fork(entry, rowOf.get(entry.parent.id), at));
-    for (const entry of rows) gym.append(picture, line(entry, at, most, open));
+    const forks = rows.filter((entry) => entry.parent).map((entry) => fork(entry, rowOf.get(entry.parent.id), at));
+    // Forks lie on the lines of what they leave, and must be reached by the pointer.
+    gym.append(picture, [
+      forks.map(({ way }) => way),
+      rows.map((entry) => line(entry, at, most, open)),
+      forks.map(({ marker }) => marker),
+    ]);
     return h("div", { class: "tree-scroll", tabindex: "0", role: "region", "aria-label": "Branch tree" }, picture);
   }
 
@@ -73,7 +85,7 @@
     const every = Math.max(1, Math.ceil(turns / 16));
     for (let turn = 0; turn <= turns; turn += every) {
       group.append(s("line", { x1: at.x(turn), x2: at.x(turn), y1: TOP - 8, y2: height }));
-      if (turn > 0) group.append(s("text", { x: at.x(turn), y: 18, "text-anchor": "middle" }, turn));
+      if (turn < turns) group.append(s("text", { x: at.x(turn + 0.5), y: 18, "text-anchor": "middle" }, turn + 1));
     }
     return group;
   }
@@ -86,20 +98,35 @@
     const told = () => [
       h("strong", null, `Fork before turn ${turnOf(episode) + 1}`),
       h("div", null, `${format.shorten(episode.id, 60)} left ${format.shorten(parent.id, 60)}`),
-      episode.branch && h("dl", { class: "tip-facts" }, [
-        ["branch probability", episode.branch.probability],
-        ["entropy here", episode.branch.entropy],
-        ["entropy at first", episode.branch.initial_entropy],
-        ["shared tokens", episode.branch.offset],
-      ].filter(([, value]) => format.given(value)).map(([name, value]) => [h("dt", null, name), h("dd", null, format.number(value))])),
+      episode.branch &&
+        h(
+          "dl",
+          { class: "tip-facts" },
+          [
+            ["branch probability", episode.branch.probability],
+            ["entropy here", episode.branch.entropy],
+            ["entropy at first", episode.branch.initial_entropy],
+            ["shared tokens", episode.branch.offset],
+          ]
+            .filter(([, value]) => format.given(value))
+            .map(([name, value]) => [h("dt", null, name), h("dd", null, format.number(value))]),
+        ),
     ];
-    const marker = s("circle", { class: "fork", cx: x, cy: from, r: 6, tabindex: "0", role: "img", "aria-label": `Fork before turn ${turnOf(episode) + 1}, ${why}` });
+    const marker = s("circle", {
+      class: "fork",
+      cx: x,
+      cy: from,
+      r: 6,
+      tabindex: "0",
+      role: "img",
+      "aria-label": `Fork before turn ${turnOf(episode) + 1}, ${why}`,
+    });
     gym.tip(marker, told);
-    return [
+    const way = [
       s("path", { class: "tree-fork", d: `M${x} ${from}V${to - bend}Q${x} ${to} ${x + bend} ${to}` }),
-      marker,
-      s("text", { class: "fork-text", x: x + 12, y: to - 10 }, why ? `⑂ ${why}` : "⑂"),
+      s("text", { class: "fork-text", x: x + 12, y: to - 10 }, why ? `↳ ${why}` : "↳"),
     ];
+    return { way, marker };
   }
 
   function line({ episode, row }, at, most, open) {
@@ -108,15 +135,28 @@
     const y = at.y(row);
     const kind = episode.error ? "failed" : episode.success ? "success" : "wrong";
     const end = at.x(Math.max(count, begin + 0.4));
-    const parts = [s("line", { class: `tree-line ${kind}`, x1: at.x(begin) + (begin ? 10 : 0), x2: end, y1: y, y2: y })];
+    const parts = [
+      s("line", { class: `tree-line ${kind}`, x1: at.x(begin) + (begin ? 10 : 0), x2: end, y1: y, y2: y }),
+    ];
     episode.turn_list.slice(begin).forEach((turn, place) => {
       const index = begin + place;
       const share = Math.sqrt((turn.entropy ?? 0) / most);
-      const dot = s("circle", { class: `tree-turn ${turn.invalid ? "invalid" : ""}`, cx: at.x(index + 0.5), cy: y, r: 2.5 + 3.5 * share });
+      const dot = s("circle", {
+        class: `tree-turn ${turn.invalid ? "invalid" : ""}`,
+        cx: at.x(index + 0.5),
+        cy: y,
+        r: 2.5 + 3.5 * share,
+      });
       gym.tip(dot, () => [
         h("strong", null, `Turn ${index + 1}`),
         h("div", { class: "tip-text" }, format.shorten(turn.action, 200)),
-        h("div", null, `entropy ${format.number(turn.entropy)} · reward ${format.number(turn.reward)} · ${format.plural(turn.tokens ?? 0, "token")}${turn.invalid ? " · invalid" : ""}`),
+        h(
+          "div",
+          null,
+          `entropy ${format.number(turn.entropy)} · reward ${format.number(turn.reward)} · `,
+          format.plural(turn.tokens ?? 0, "token"),
+          turn.invalid ? " · invalid" : "",
+        ),
       ]);
       parts.push(dot);
     });
@@ -129,7 +169,14 @@
     const words = { success: "success", failed: "failed", wrong: "no success" }[kind];
     const mark = s(
       "g",
-      { class: `leaf ${kind}`, tabindex: "0", role: "link", "aria-label": `Episode ${episode.id}: ${words}, reward ${format.number(episode.reward)}`, "data-leaf": episode.id, transform: `translate(${x + 14} ${y})` },
+      {
+        class: `leaf ${kind}`,
+        tabindex: "0",
+        role: "link",
+        "aria-label": `Episode ${episode.id}: ${words}, reward ${format.number(episode.reward)}`,
+        "data-leaf": episode.id,
+        transform: `translate(${x + 14} ${y})`,
+      },
       s("rect", { x: -6, y: -14, width: 130, height: 28, rx: 14, class: "leaf-back" }),
       s("circle", { r: 9, cx: 6 }),
       s("text", { class: "leaf-sign", y: 4.5, x: 6, "text-anchor": "middle" }, sign),
@@ -144,7 +191,15 @@
         open(episode.id);
       }
     });
-    return gym.tip(mark, () => [h("strong", null, episode.id), h("div", null, `${words}, reward ${format.number(episode.reward)}, ${format.plural(episode.turn_list.length, "turn")}`), episode.error && h("div", null, format.shorten(episode.error, 200))]);
+    return gym.tip(mark, () => [
+      h("strong", null, episode.id),
+      h(
+        "div",
+        null,
+        `${words}, reward ${format.number(episode.reward)}, ${format.plural(episode.turn_list.length, "turn")}`,
+      ),
+      episode.error && h("div", null, format.shorten(episode.error, 200)),
+    ]);
   }
 
   Object.assign(gym, { tree, treeLayout: layout, forkCause: cause });

@@ -8,7 +8,12 @@
   const meaning = new WeakMap();
 
   function tokenSpan(token, values, place) {
-    const classes = ["token", token.m ? "own" : "context", token.s ? "special" : "", token.t.trim() ? "" : "blank"].filter(Boolean);
+    const classes = [
+      "token",
+      token.m ? "own" : "context",
+      token.s ? "special" : "",
+      token.t.trim() ? "" : "blank",
+    ].filter(Boolean);
     const span = h("span", { class: classes.join(" ") }, token.t);
     meaning.set(span, { token, values, place });
     return span;
@@ -16,8 +21,20 @@
 
   /** All tokens of a stretch; what the model did not write is dimmed. */
   function tokens(part) {
-    const left = part.tokens_left_out ? h("span", { class: "token context" }, `… ${format.plural(part.tokens_left_out, "token")} before are not shown …`) : null;
-    return h("div", { class: "tokens" }, left, (part.tokens ?? []).map((token, place) => tokenSpan(token, part.values ?? {}, place)));
+    const left = part.tokens_left_out
+      ? h(
+          "span",
+          { class: "token context" },
+          `… ${format.plural(part.tokens_left_out, "token")} before are not shown …`,
+        )
+      : null;
+    if (part.prompt_text) return parts.long(part.prompt_text, { className: "text tokens" });
+    return h(
+      "div",
+      { class: "tokens" },
+      left,
+      (part.tokens ?? []).map((token, place) => tokenSpan(token, part.values ?? {}, place)),
+    );
   }
 
   /** Colour the spans below an element by a value; an empty name takes the colours away. */
@@ -37,11 +54,21 @@
     const found = meaning.get(span);
     if (!found) return null;
     const { token, values, place } = found;
-    const rows = Object.entries(values).filter(([, list]) => format.given(list?.[place])).map(([name, list]) => [gym.colours.label(name), format.number(list[place])]);
+    const rows = Object.entries(values)
+      .filter(([, list]) => format.given(list?.[place]))
+      .map(([name, list]) => [gym.colours.label(name), format.number(list[place])]);
     return [
       h("strong", { class: "mono" }, JSON.stringify(token.t)),
-      h("div", null, `token ${token.i ?? "–"} at ${token.o} · ${token.m ? "written by the model (mask 1)" : "context (mask 0)"}`),
-      h("dl", { class: "tip-facts" }, rows.map(([name, value]) => [h("dt", null, name), h("dd", null, value)])),
+      h(
+        "div",
+        null,
+        `token ${token.i ?? "–"} at ${token.o} · ${token.m ? "written by the model (mask 1)" : "context (mask 0)"}`,
+      ),
+      h(
+        "dl",
+        { class: "tip-facts" },
+        rows.map(([name, value]) => [h("dt", null, name), h("dd", null, value)]),
+      ),
     ];
   }
 
@@ -56,7 +83,11 @@
       "div",
       { class: `measure ${signed ? "two" : ""}` },
       h("span", null, label),
-      h("span", { class: "measure-track" }, h("span", { class: `measure-bar ${direction}`, vars: { "--share": share.toFixed(3) } })),
+      h(
+        "span",
+        { class: "measure-track" },
+        h("span", { class: `measure-bar ${direction}`, vars: { "--share": share.toFixed(3) } }),
+      ),
       h("span", { class: "measure-value" }, signed ? format.signed(value) : format.number(value)),
     );
   }
@@ -64,18 +95,25 @@
   /** Mean entropy, advantage before and after the method, weight, and so on, of one turn. */
   function measures(turn, reach) {
     const means = turn.means ?? {};
-    const signed = /advantage|log.?ratio|kl/;
-    const names = Object.keys(means).filter((name) => format.given(means[name]));
+    const signed = /advantage|log_ratio|^kl$|^value$/;
+    // The reward stands at the turn's last token alone: a mean would say nothing, and the turn's head says it.
+    const names = Object.keys(means).filter((name) => name !== "reward" && format.given(means[name]));
     const before = (name) => (name.startsWith("base") ? 0 : name === "advantage" ? 1 : name === "weight" ? 2 : 3);
     names.sort((a, b) => before(a) - before(b) || (a < b ? -1 : 1));
     const bars = [
       turn.generated_tokens ? bar("entropy", turn.entropy, reach.entropy) : null,
-      ...names.map((name) => bar(gym.colours.label(name), means[name], reach[groupOf(name)], { signed: signed.test(name), tone: "weight" })),
+      ...names.map((name) =>
+        bar(gym.colours.label(name), means[name], reach[groupOf(name)], { signed: signed.test(name), tone: "weight" }),
+      ),
     ].filter(Boolean);
     const [base, final] = [means.base_advantage, means.advantage];
     const changed = format.given(base) && format.given(final) && Math.abs(base - final) > 1e-6;
-    const sentence = changed ? h("p", { class: "sub" }, `advantage ${format.signed(base)} → ${format.signed(final)}`) : null;
-    return bars.length ? h("div", { class: "measures", "aria-label": "What the method did to this turn" }, bars, sentence) : null;
+    const sentence = changed
+      ? h("p", { class: "sub" }, `advantage ${format.signed(base)} → ${format.signed(final)}`)
+      : null;
+    return bars.length
+      ? h("div", { class: "measures", "aria-label": "What the method did to this turn" }, bars, sentence)
+      : null;
   }
 
   const groupOf = (name) => (name.includes("advantage") ? "advantage" : name);
@@ -101,10 +139,14 @@
   function badges(turn) {
     return [
       turn.invalid ? h("span", { class: "badge wrong" }, "× invalid action") : null,
-      turn.reward ? h("span", { class: `badge ${turn.reward > 0 ? "success" : "wrong"}` }, `reward ${format.signed(turn.reward)}`) : null,
+      turn.reward
+        ? h("span", { class: `badge ${turn.reward > 0 ? "success" : "wrong"}` }, `reward ${format.signed(turn.reward)}`)
+        : null,
       turn.tool_calls ? h("span", { class: "badge" }, format.plural(turn.tool_calls, "tool call")) : null,
-      turn.finish_reason && turn.finish_reason !== "stop" ? h("span", { class: "badge cut" }, `ended by ${turn.finish_reason}`) : null,
-      turn.shared ? h("span", { class: "badge" }, "⑂ shared with its parent") : null,
+      turn.finish_reason && turn.finish_reason !== "stop"
+        ? h("span", { class: "badge cut" }, `ended by ${turn.finish_reason}`)
+        : null,
+      turn.shared ? h("span", { class: "badge" }, "↳ shared with its parent") : null,
     ];
   }
 
@@ -123,10 +165,25 @@
     const own = (turn.tokens ?? []).some((token) => token.m);
     const text = own ? null : parts.long(turn.text || "(nothing)", { className: "text" });
     // The action is worth a line of its own only where it is not what the model wrote.
-    const action = turn.action.trim() === turn.text.trim() ? null : h("div", { class: "action-line" }, h("span", null, "action"), parts.long(turn.action, { length: 600, className: "text mono" }));
+    const action =
+      turn.action.trim() === turn.text.trim()
+        ? null
+        : h(
+            "div",
+            { class: "action-line" },
+            h("span", null, "action"),
+            parts.long(turn.action, { length: 600, className: "text mono" }),
+          );
     return h(
       "article",
-      { class: `turn ${turn.shared ? "shared" : ""}`, "data-row": "", tabindex: "0", "data-turn": turn.index + 1, id: `turn-${turn.index + 1}`, "aria-label": `Turn ${turn.index + 1}` },
+      {
+        class: `turn ${turn.shared ? "shared" : ""}`,
+        "data-row": "",
+        tabindex: "0",
+        "data-turn": turn.index + 1,
+        id: `turn-${turn.index + 1}`,
+        "aria-label": `Turn ${turn.index + 1}`,
+      },
       h("div", { class: "turn-head" }, h("h3", null, `Turn ${turn.index + 1}`), badges(turn), timings(turn)),
       speech("environment", parts.long(turn.observation, { length: 1500 })),
       speech("model", own ? tokens(turn) : text, action),
