@@ -70,7 +70,7 @@ def run_report(runs: Sequence[Path], *, out: Path | None, episodes: int) -> None
 def page_address(host: str, port: int, token: str | None) -> str:
     """Return what to open in a browser."""
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
-    place = f"[{name}]" if ":" in name else name
+    place = f"[{name.strip('[]')}]" if ":" in name else name
     return f"http://{place}:{port}/" + (f"?token={quote(token)}" if token else "")
 
 
