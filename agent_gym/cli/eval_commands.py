@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Runs, Seed, example, merge
+from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Runs, Seed, Track, example, merge
 
 app = typer.Typer()
 
@@ -67,6 +67,7 @@ def evaluate(
     max_cost: Annotated[float | None, typer.Option(help="Begin no episode after so many dollars.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Stop after so long; drops the episodes in flight.")] = None,
     episode_timeout: Annotated[float | None, typer.Option(help="Seconds after which an episode has failed.")] = None,
+    track: Track = None,
     set_: Assignments = None,
 ) -> None:
     """Measure an agent's success on tasks."""
@@ -93,6 +94,7 @@ def evaluate(
         "limits.cost": max_cost,
         "limits.seconds": max_seconds,
         "limits.episode_seconds": episode_timeout,
+        "tracking": track,
     }
     run_evaluation(config, merge(overrides, set_), name=name, runs=runs, resume=resume, retry_failed=retry_failed)
 
@@ -120,6 +122,55 @@ def rescore(
     from agent_gym.cli.rescoring import run_rescore
 
     run_rescore(run, metric=metric, grader=grader)
+
+
+@app.command("compare", epilog=example("agent-gym compare runs/first runs/second --by-type"))
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Run folders; the others are compared with the first. RUN:PHASE, RUN@STEP or RUN:PHASE@STEP is one "
+            "measurement of a training run; such a run alone is compared before and after.",
+        ),
+    ],
+    suite: Annotated[str | None, typer.Option(help="Only this suite; otherwise all that they share.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Measure success, score or reward; otherwise what the suite says.")
+    ] = None,
+    by_type: Annotated[bool, typer.Option("--by-type", help="Also by type of task.")] = False,
+    tasks: Annotated[int, typer.Option(min=0, help="List so many of the tasks that differ.")] = 0,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals and tests.")] = 0.95,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fail_if_worse: Annotated[
+        bool, typer.Option("--fail-if-worse", help="Exit code 1 where one is worse than the first, and the test tells.")
+    ] = False,
+) -> None:
+    """Say whether a run is really better than another, task by task."""
+    from agent_gym.cli.comparing import Wanted, run_compare
+
+    wanted = Wanted(suite, metric, level, by_type, tasks)
+    run_compare(runs, wanted, as_json=json, fail_if_worse=fail_if_worse)
+
+
+@app.command("power", epilog=example("agent-gym power --difference 5 --rate 0.7"))
+def power(
+    difference: Annotated[
+        list[float] | None,
+        typer.Option(help="Points by which two runs differ; may be repeated; otherwise 1 to 20 are shown."),
+    ] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Say what so many tasks can show.")] = None,
+    rate: Annotated[float, typer.Option(help="Success of the first run.")] = 0.5,
+    correlation: Annotated[
+        float | None, typer.Option(help="Between the runs' successes over tasks; otherwise three are shown.")
+    ] = None,
+    power: Annotated[float, typer.Option(help="How often the difference must be seen.")] = 0.8,
+    level: Annotated[float, typer.Option(help="Of the test.")] = 0.95,
+) -> None:
+    """Say how many tasks it takes to see a difference between two runs."""
+    from agent_gym.cli.planning import run_power
+
+    run_power(difference or [], tasks=tasks, rate=rate, correlation=correlation, power=power, level=level)
 
 
 @app.command("export", epilog=example("agent-gym export runs/first --format inspect"))

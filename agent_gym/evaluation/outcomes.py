@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import attrgetter
@@ -31,13 +31,7 @@ _NUMBERS = (
     "seconds",
     "cost",
 )
-_FLAGS: dict[str, Callable[[EpisodeRow], bool]] = {
-    "success": lambda row: row.success,
-    "failed": lambda row: row.error is not None,
-    "limited": lambda row: row.truncated_by is not None,
-    "retried": lambda row: row.retried is not None,
-    "answered": lambda row: row.answer is not None,
-}
+_FLAGS = ("success", "failed", "limited", "retried", "answered")
 _read_numbers = attrgetter(*_NUMBERS)
 
 
@@ -52,7 +46,7 @@ class Outcomes:
         self._numbers = {name: array("d") for name in _NUMBERS}
         self._flags = {name: array("b") for name in _FLAGS}
         self._appends = [self._numbers[name].append for name in _NUMBERS]
-        self._marks = [(self._flags[name].append, read) for name, read in _FLAGS.items()]
+        self._marks = [self._flags[name].append for name in _FLAGS]
         for row in rows:
             self.add(row)
 
@@ -64,9 +58,17 @@ class Outcomes:
         self._tasks.append(place)
         for append, value in zip(self._appends, _read_numbers(row), strict=True):
             append(math.nan if value is None else value)
-        for mark, holds in self._marks:
-            mark(holds(row))
-        self._answers.append(_digest(row.answer) if row.answer is not None else 0)
+        answer = row.answer
+        flags = (
+            row.success,
+            row.error is not None,
+            row.truncated_by is not None,
+            row.retried is not None,
+            answer is not None,
+        )
+        for mark, holds in zip(self._marks, flags, strict=True):
+            mark(holds)
+        self._answers.append(0 if answer is None else _digest(answer))
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -109,20 +111,27 @@ class Outcomes:
             used = ~np.isnan(values)
         return Tasks.of(np.array(self._tasks, dtype=np.int64)[used], values[used], len(self._types), self._types)
 
-    def votes(self) -> list[tuple[dict[Hashable, tuple[int, float]], int]]:
-        """Return for each task its answers, with attempts and right ones of each, and the attempts without one."""
+    def votes(self) -> Iterator[tuple[list[tuple[int, int]], int]]:
+        """Yield for each task how often each of its answers was given and was right, and the attempts without one."""
         used = ~self.flags("failed")
         tasks = np.array(self._tasks, dtype=np.int64)[used]
-        answers = np.array(self._answers, dtype=np.int64)[used]
         answered, right = self.flags("answered")[used], self.flags("success")[used]
-        found: list[tuple[dict[Hashable, tuple[int, float]], int]] = [({}, 0) for _ in self._types]
-        keys = np.stack([tasks[answered], answers[answered]])
-        kinds, places, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
-        successes = np.bincount(places.ravel(), weights=right[answered], minlength=kinds.shape[1])
-        for (task, answer), count, won in zip(kinds.T.tolist(), counts.tolist(), successes.tolist(), strict=True):
-            found[task][0][answer] = (count, won)
-        silent = np.bincount(tasks[~answered], minlength=len(self._types))
-        return [(votes, int(number)) for (votes, _), number in zip(found, silent, strict=True)]
+        silent = np.bincount(tasks[~answered], minlength=len(self._types)).tolist()
+        tasks, answers, right = (
+            tasks[answered],
+            np.array(self._answers, dtype=np.int64)[used][answered],
+            right[answered],
+        )
+        order = np.lexsort((answers, tasks))
+        tasks, answers, right = tasks[order], answers[order], right[order]
+        new = np.flatnonzero(np.diff(tasks, prepend=-1) | np.diff(answers, prepend=0)) if len(tasks) else order
+        counts = np.diff(new, append=len(tasks)).tolist()
+        wins = np.add.reduceat(right.astype(np.int64), new).tolist() if len(new) else []
+        ends = np.cumsum(np.bincount(tasks[new], minlength=len(self._types))).tolist()
+        start = 0
+        for end, number in zip(ends, silent, strict=True):
+            yield list(zip(counts[start:end], wins[start:end], strict=True)), number
+            start = end
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +166,16 @@ class Tasks:
         empty = np.full(len(self.sums), np.nan)
         return np.asarray(np.divide(self.sums, self.counts, out=empty, where=self.counts > 0), dtype=np.float64)
 
-    def scores(self) -> list[Floats]:
-        """Return the values of each task."""
-        return np.split(self.order, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
+    def scores(self) -> Iterator[list[float]]:
+        """Yield the values of each task."""
+        start = 0
+        for end in np.cumsum(self.counts).tolist():
+            yield self.order[start:end].tolist()
+            start = end
 
     def of_type(self, name: str) -> Booleans:
         """Return which tasks are of a type."""
-        return np.array([type_ == name for type_ in self.types], dtype=np.bool_)
+        return np.asarray(np.array(self.types, dtype=object) == name, dtype=np.bool_)
 
 
 def _digest(answer: str) -> int:

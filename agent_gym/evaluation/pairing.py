@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agent_gym.evaluation.distributions import binomial_pmf, normal_quantile
+from agent_gym.evaluation.distributions import binomial_pmf, normal_cdf, normal_quantile
 from agent_gym.evaluation.statistics import wilson
 
 FLIPS = 20_000
 """Sign flips drawn where there are too many to go through: the smallest p-value is then 1 / 20,001."""
 _ENUMERATED = 14
+_NORMAL = 5000
 _CELLS = 2_000_000
 
 
@@ -43,7 +44,8 @@ def sign_flip_test(differences: ArrayLike, *, rng: np.random.Generator, flips: i
 
     Args:
         differences: Second run minus first, task by task, (tasks,).
-        rng: Where chance comes from; with at most 14 differences other than 0 all flips are gone through instead.
+        rng: Where chance comes from. With at most 14 differences other than 0 all flips are gone through instead; from
+            5,000 on the sum of the flips is taken for normal, which it is.
         flips: How many are drawn otherwise.
 
     Returns:
@@ -59,6 +61,8 @@ def sign_flip_test(differences: ArrayLike, *, rng: np.random.Generator, flips: i
         numbers = np.arange(2 ** len(values))
         signs = 1.0 - 2.0 * ((numbers[:, None] >> np.arange(len(values))) & 1)
         return float(np.mean(np.abs(signs @ values) >= threshold))
+    if len(values) >= _NORMAL:
+        return 2 * normal_cdf(-abs(float(values.sum())) / math.sqrt(float((values**2).sum())))
     extreme = 1
     chunk = max(1, _CELLS // len(values))
     for start in range(0, flips, chunk):
@@ -154,11 +158,14 @@ def permutation_test(
     Args:
         first: Means of the tasks of the first run, (tasks,).
         second: Those of the second run, on other tasks.
-        rng: Where chance comes from.
-        permutations: How many are drawn.
+        rng: Where chance comes from; from 5,000 tasks on the permuted difference is taken for normal.
+        permutations: How many are drawn otherwise.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     pooled = np.concatenate([a, b])
+    if len(pooled) >= _NORMAL:
+        spread = math.sqrt(float(pooled.var(ddof=1)) * (1 / len(a) + 1 / len(b)))
+        return 2 * normal_cdf(-abs(float(b.mean() - a.mean())) / spread) if spread else 1.0
     threshold = abs(float(b.mean() - a.mean())) * (1 - 1e-9) - 1e-12
     extreme = 1
     chunk = max(1, _CELLS // len(pooled))

@@ -5,7 +5,8 @@ and a guess from fewer attempts would be biased.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,13 +70,18 @@ def best_of_k(scores: Sequence[float], k: int) -> float | None:
     _check(count, 0, k)
     if k > count:
         return None
+    return float(np.sort(np.asarray(scores, dtype=np.float64)) @ _chances_of_being_best(count, k))
+
+
+@lru_cache(maxsize=4096)
+def _chances_of_being_best(count: int, k: int) -> NDArray[np.float64]:
+    """Return for each rank, from the lowest, the probability that k draws have it as their highest."""
     ways = math.comb(count, k)
-    ranked = sorted(scores)
-    return math.fsum(ranked[i] * (math.comb(i, k - 1) / ways) for i in range(k - 1, count))
+    return np.array([math.comb(rank, k - 1) / ways for rank in range(count)])
 
 
 def majority_at_k(
-    votes: Mapping[Hashable, tuple[int, float]], k: int, *, silent: int = 0, rng: np.random.Generator
+    votes: Sequence[tuple[int, float]], k: int, *, silent: int = 0, rng: np.random.Generator, samples: int = _SAMPLES
 ) -> float | None:
     """Return the probability that the most frequent of k answers is right.
 
@@ -84,16 +90,17 @@ def majority_at_k(
     counts with that share.
 
     Args:
-        votes: For each answer how many attempts gave it, and how many of those were right.
+        votes: For each distinct answer how many attempts gave it, and how many of those were right.
         k: Attempts that vote.
         silent: Attempts without an answer.
-        rng: Where chance comes from: with more than 64 attempts 4,000 draws are made instead of the exact sum.
+        rng: Where chance comes from: with more than 64 attempts the draws are sampled instead of summed exactly.
+        samples: How many are drawn then.
 
     Returns:
         The probability; None for k > n.
     """
-    counts = np.array([count for count, _ in votes.values()], dtype=np.int64)
-    right = np.array([right for _, right in votes.values()], dtype=np.float64)
+    counts = np.array([count for count, _ in votes], dtype=np.int64)
+    right = np.array([right for _, right in votes], dtype=np.float64)
     total = int(counts.sum()) + silent
     _check(total, 0, k)
     if k > total:
@@ -101,7 +108,7 @@ def majority_at_k(
     if len(counts) == 0:
         return 0.0
     if total > _EXACT_ATTEMPTS:
-        return _sampled_majority(counts, right / counts, silent, k, rng)
+        return _sampled_majority(counts, right / counts, silent, k, rng, samples)
     return _exact_majority(counts, right / counts, silent, k)
 
 
@@ -146,9 +153,14 @@ def _raised(polynomials: NDArray[np.float64], votes: int, factor: float) -> NDAr
 
 
 def _sampled_majority(
-    counts: NDArray[np.int64], worth: NDArray[np.float64], silent: int, k: int, rng: np.random.Generator
+    counts: NDArray[np.int64],
+    worth: NDArray[np.float64],
+    silent: int,
+    k: int,
+    rng: np.random.Generator,
+    samples: int,
 ) -> float:
-    drawn = rng.multivariate_hypergeometric([*counts, silent], k, size=_SAMPLES)[:, :-1]
+    drawn = rng.multivariate_hypergeometric([*counts, silent], k, size=samples, method="marginals")[:, :-1]
     most = drawn.max(axis=1, keepdims=True)
     winners = (drawn == most) & (most > 0)
     return float(((winners @ worth) / np.maximum(winners.sum(axis=1), 1)).mean())

@@ -84,6 +84,13 @@ def chosen(selection: Selection) -> dict[Part, Outcomes]:
     return {part: found for part, found in parts.items() if (part.step, phases.index(part.phase)) == last}
 
 
+def measured_phases(run: RunFolder) -> list[str]:
+    """Return the phases in which a run measured something."""
+    with _reading(run) as store:
+        known = store.phases()
+    return [phase for phase in MEASURED if phase in known]
+
+
 def _gather(store: TrajectoryStore, phases: list[str], step: int | None) -> dict[Part, Outcomes]:
     parts: dict[Part, Outcomes] = {}
     for phase in phases:

@@ -133,12 +133,10 @@ def over_k(
         "best_of_k": {},
     }
     if bool(outcomes.flags("answered").any()):
-        votes = outcomes.votes()
-        found["maj_at_k"] = {k: _mean(_majorities(votes, k, rng), rng, level) for k in ks}
+        found["maj_at_k"] = {k: _mean(_majorities(outcomes, k, rng), rng, level) for k in ks}
     scores = outcomes.tasks("score")
     if not bool(np.isin(scores.order, (0, 1)).all()):
-        lists = scores.scores()
-        found["best_of_k"] = {k: _mean((best_of_k(values.tolist(), k) for values in lists), rng, level) for k in ks}
+        found["best_of_k"] = {k: _mean((best_of_k(values, k) for values in scores.scores()), rng, level) for k in ks}
     return found
 
 
@@ -147,15 +145,14 @@ def _passes(tasks: Tasks, function: Callable[[int, int, int], float | None], k: 
     return (at(attempts, round(won)) for attempts, won in zip(tasks.counts.tolist(), tasks.sums.tolist(), strict=True))
 
 
-def _majorities(
-    votes: list[tuple[dict[Any, tuple[int, float]], int]], k: int, rng: np.random.Generator
-) -> Iterator[float | None]:
+def _majorities(outcomes: Outcomes, k: int, rng: np.random.Generator) -> Iterator[float | None]:
     # Which answers they are does not matter, and few patterns come up often.
     known: dict[Any, float | None] = {}
-    for answers, silent in votes:
-        pattern = (tuple(sorted(answers.values())), silent)
+    samples = max(100, 200_000 // len(outcomes.task_ids))
+    for answers, silent in outcomes.votes():
+        pattern = (tuple(sorted(answers)), silent)
         if pattern not in known:
-            known[pattern] = majority_at_k(dict(enumerate(pattern[0])), k, silent=silent, rng=rng)
+            known[pattern] = majority_at_k(pattern[0], k, silent=silent, rng=rng, samples=samples)
         yield known[pattern]
 
 

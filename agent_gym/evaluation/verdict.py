@@ -188,28 +188,40 @@ def _failures(comparison: Comparison) -> str:
         return ""
     return (
         f"{shares[0]:.0%} of A's episodes and {shares[1]:.0%} of B's failed and are not counted: counted as wrong, "
-        f"B - A would be {100 * comparison.counting_failures:.1f} points."
+        f"B - A would be {number(100 * comparison.counting_failures, 100)} points."
     )
 
 
+def amount(difference: float, unit: float, *, sign: bool = False) -> str:
+    """Return a difference in words: in points, or in the unit of the metric."""
+    shown = number(difference * unit, unit)
+    plus = "+" if sign and difference > 0 else ""
+    return f"{plus}{shown} points" if unit == 100 else f"{plus}{shown}"
+
+
+def number(value: float, unit: float) -> str:
+    """Return a number with the digits that count; never "-0.0"."""
+    shown = f"{value:.1f}" if unit == 100 else f"{value:.3g}"
+    return shown.removeprefix("-") if float(shown) == 0 else shown
+
+
 def _amount(comparison: Comparison, difference: float) -> str:
-    return f"{100 * difference:.1f} points" if comparison.unit == 100 else f"{difference:.3g}"
+    return amount(difference, comparison.unit)
 
 
 def _bounds(comparison: Comparison, overall: Difference) -> str:
     if overall.low is None or overall.high is None:
         return ""
-    low, high = overall.low * comparison.unit, overall.high * comparison.unit
-    form = ".1f" if comparison.unit == 100 else ".3g"
-    return f"{comparison.level:.0%}: {low:{form}} to {high:{form}}; "
+    low, high = (number(end * comparison.unit, comparison.unit) for end in (overall.low, overall.high))
+    return f"{comparison.level:.0%}: {low} to {high}; "
 
 
 def _p(overall: Difference) -> str:
-    value = _number(overall.p_value or 0.0)
-    return value if overall.adjusted is None else f"{value}, adjusted {_number(overall.adjusted).removeprefix('p ')}"
+    value = _p_value(overall.p_value or 0.0)
+    return value if overall.adjusted is None else f"{value}, adjusted {_p_value(overall.adjusted).removeprefix('p ')}"
 
 
-def _number(value: float) -> str:
+def _p_value(value: float) -> str:
     if value < 0.001:
         return "p < 0.001"
     return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
