@@ -94,6 +94,7 @@ def evaluate(
         StoreError: The folder has a run already, or cannot be written.
         ConfigError: The run in the folder was started with another configuration; names the key.
         DataError: The data of a suite is not there, or not what it was.
+        MissingExtraError: A tracker is not installed.
         AgentGymError: The model, the environment or the split is not there.
     """
     config = _configured(config, settings)

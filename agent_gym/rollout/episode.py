@@ -298,6 +298,8 @@ def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]
     trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
     if trajectory.ended:
         trajectory.final_observation = observation
+        if trajectory.truncated:
+            trajectory.metadata["truncated_by"] = "turns"
         if answer_given := info.get("answer"):
             trajectory.metadata["answer"] = str(answer_given)
     return observation, info

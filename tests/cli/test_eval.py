@@ -1,0 +1,109 @@
+"""`agent-gym eval`, `suites` and `rescore` as a user meets them."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from agent_gym.cli.app import app
+from agent_gym.errors import ConfigError, UnknownIdError
+
+OWN = """
+name: kitchen
+description: three small households
+env: {id: alfworld, options: {size: tiny, max_turns: 20}}
+split: valid_unseen
+tasks: 3
+references: [{model: nobody, value: 12.5, source: a table}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENT_GYM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "kitchen.yaml").write_text(OWN)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_the_list_says_what_is_at_hand_and_what_gets_the_rest() -> None:
+    lines = run("suites").output.splitlines()
+    (tiny,) = [line.split() for line in lines if line.startswith("alfworld/generated_tiny")]
+    (unseen,) = [line.split() for line in lines if line.startswith("alfworld/valid_unseen")]
+    assert tiny[1:4] == ["200", "success", "yes"] and unseen[1:4] == ["134", "success", "no"]
+    assert "  agent-gym data get alfworld" in lines
+    assert any("scienceworld/boil and 29 more" in line for line in lines) and len(lines) < 70
+
+
+def test_one_suite_is_described_with_what_was_published_and_what_must_be_chosen() -> None:
+    told = run("suites", "web/gaia").output
+    assert "47.6 pass@1" in told and "AEPO" in told and "--set env.options.corpus=..." in told and "gated" in told
+    assert "published: 12.5 success %, nobody: a table" in run("suites", "kitchen.yaml").output
+
+
+def test_a_suite_is_played_with_lines_of_progress_and_a_table(folder: Path) -> None:
+    told = run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--n", "2", "--name", "a").output
+    assert "kitchen: 6 episodes\n" in told and "6/6  success 1.00  0:00:00 left" in told
+    assert "expert on kitchen" in told and "pass@2" in told and "by type of task" in told
+    assert "published: 12.5 success %" in told and "run folder: runs/a" in told
+    again = run("eval", "--name", "a", "--resume").output
+    assert "6 episodes" not in again and "expert on kitchen" in again
+
+
+def test_a_run_gets_a_name_of_its_own_and_is_kept(folder: Path) -> None:
+    for _ in range(2):
+        run("eval", "--suite", "kitchen.yaml", "--model", "random", "--tasks", "1")
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == ["eval-kitchen-1", "eval-kitchen-2"]
+
+
+def test_several_suites_end_with_a_table_of_all(folder: Path) -> None:
+    (folder / "other.yaml").write_text(OWN.replace("kitchen", "other"))
+    told = run("eval", "--suite", "kitchen.yaml,other.yaml", "--model", "expert", "--name", "a").output
+    assert "all suites" in told and "expert on other" in told
+
+
+def test_a_limit_says_how_far_it_came_and_how_to_go_on() -> None:
+    told = run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--name", "a", "--max-tokens-total", "10").output
+    assert "stopped by" in told and "1 of 3 episodes; go on, with a higher limit, with" in told
+    assert "agent-gym eval --name a --resume" in told
+    assert "2/3" in run("eval", "--name", "a", "--resume", "--max-tokens-total", "1000000").output
+
+
+def test_what_is_missing_or_does_not_go_together_is_named() -> None:
+    with pytest.raises(ConfigError, match="add --name"):
+        run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--resume")
+    with pytest.raises(ConfigError, match="No model was given"):
+        run("eval", "--suite", "kitchen.yaml")
+    with pytest.raises(ConfigError, match="There is no run runs/b"):
+        run("eval", "--name", "b", "--model", "expert", "--retry-failed")
+    with pytest.raises(ConfigError, match="leave out --env and --split, or --suite"):
+        run("eval", "--suite", "kitchen.yaml", "--split", "train", "--model", "expert")
+
+
+def test_where_every_episode_failed_the_exit_code_tells(folder: Path) -> None:
+    (folder / "broken.py").write_text(
+        "from agent_gym import Task, TextEnv\n\n\nclass Broken(TextEnv):\n"
+        "    def tasks(self, split):\n        return [Task('a', split)]\n\n"
+        "    def _start(self, task, rng):\n        raise RuntimeError('no table')\n\n"
+        "    def _act(self, action):\n        raise RuntimeError\n"
+    )
+    result = run("eval", "--env", "broken.py:Broken", "--model", "random", "--name", "a")
+    assert result.exit_code == 1 and "1 failed: RuntimeError: no table" in result.output
+    assert "played again: agent-gym eval --name a --retry-failed" in result.output
+
+
+def test_rescoring_says_what_changed(folder: Path) -> None:
+    (folder / "judge.py").write_text("def no(episode):\n    return False\n")
+    run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--name", "a")
+    told = run("rescore", "runs/a", "--grader", "judge.py:no").output
+    assert "3 episodes graded, 3 differ: 0 solved now, 3 no longer" in told
+    assert "kitchen/0/0: solved (1.000) -> not solved (0.000)" in told
+    assert "3 solved now" in run("rescore", "runs/a", "--grader", "environment").output
+    assert "│ reward" in run("rescore", "runs/a", "--metric", "reward").output
+    with pytest.raises(UnknownIdError, match="Unknown metric 'sucess': did you mean 'success'"):
+        run("rescore", "runs/a", "--metric", "sucess")
