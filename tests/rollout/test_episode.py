@@ -176,7 +176,8 @@ def test_an_answer_stopped_by_a_string_is_still_closed_for_the_next_turn(tokeniz
 def test_an_environment_that_truncates_is_truncated() -> None:
     trajectory = run(scripted(["down"], env=CountEnv(max_turns=4)).run())
     assert (trajectory.terminated, trajectory.truncated, len(trajectory.turns)) == (False, True, 4)
-    assert trajectory.metadata == {} and trajectory.final_observation.startswith("the number is -4")
+    assert trajectory.metadata == {"truncated_by": "turns"}
+    assert trajectory.final_observation.startswith("the number is -4")
 
 
 def test_an_episode_ends_before_its_tokens_exceed_the_budget() -> None:

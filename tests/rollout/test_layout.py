@@ -78,7 +78,7 @@ def test_the_limit_of_tokens_is_one_of_the_prompt() -> None:
     env = CountEnv(max_turns=30)
     episode = Episode(env, ScriptedEngine(["down"]), ByteChat(), settings(1, max_tokens=400), "count 2")
     trajectory = run(episode.run())
-    assert len(trajectory.token_ids) > 400 and "truncated_by" not in trajectory.metadata
+    assert len(trajectory.token_ids) > 400 and trajectory.metadata["truncated_by"] == "turns"
 
 
 def test_a_branch_goes_on_from_the_same_prompt(tokenizer: Any, model: Any) -> None:

@@ -77,3 +77,9 @@ def test_a_policy_that_cannot_act_in_an_environment_says_so() -> None:
         played(Clueless(), follow_demonstrator)
     with pytest.raises(ConfigError, match="Clueless does not list its admissible actions"):
         played(Clueless(), act_at_random)
+
+
+def test_an_episode_that_takes_too_long_has_failed() -> None:
+    settings = EpisodeSettings(seconds=1e-9)
+    trajectory = play(CountEnv(), act_at_random, ByteChat(), syntax("plain"), settings, seed=1)
+    assert trajectory.error == "TimeoutError: not done after 1e-09 s" and len(trajectory.turns) == 1
