@@ -1,5 +1,6 @@
 # make demo   set up, then train an agent on household tasks (about nine minutes on two cores)
 # make extras the engines of all environments: TextWorld, ScienceWorld, the official ALFWorld engine (needs cmake and g++)
+# make inspect the readers of inspect_ai, for the tests that our logs open in it
 # make test   set up, then run the whole test suite
 # make check  set up, then lint, types and tests
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 # The set-up is done again only when what it depends on has changed.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup extras demo test lint check clean
+.PHONY: setup extras inspect demo test lint check clean
 
 setup: $(STAMP)
 
@@ -27,6 +28,14 @@ extras: $(VENV)/.extras
 $(VENV)/.extras: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,environments]'
 	touch $(VENV)/.extras
+
+inspect: build/inspect/.installed
+
+build/inspect/.installed: tests/inspect-requirements.txt $(STAMP)
+	rm -rf build/inspect
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+		--target build/inspect/site-packages --requirement tests/inspect-requirements.txt
+	touch $@
 
 demo: setup
 	$(BIN)/agent-gym train --config examples/household.yaml --name demo --resume

@@ -54,6 +54,7 @@ def make_run(path: Path, made: list[Trajectory]) -> Path:
     run = RunFolder.create(path, config)
     with run.trajectories() as store:
         store.add(made, step=0, phase="eval")
-        store.add_signals(0, {made[0].id: {"advantage": [0.5 * mask for mask in made[0].action_mask]}})
+        for first in made[:1]:
+            store.add_signals(0, {first.id: {"advantage": [0.5 * mask for mask in first.action_mask]}})
     run.log({"phase": "eval", "step": 0, "suite": "shop/test", "episodes": len(made)})
     return path

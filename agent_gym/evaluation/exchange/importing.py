@@ -151,6 +151,7 @@ def _config(file: Path, header: Header, model: str, first: Stored) -> dict[str, 
     """Return what the run says of itself, in the form of an evaluation's configuration."""
     about = first.trajectory.metadata
     said = {"env": {"id": first.trajectory.env_id or "imported"}, "model": model, "split": about.get("split")}
+    said["rollout"] = {"system_prompt": header.system_prompt}
     source = {"file": file.name, "packages": header.spec.get("packages") or {}, "task": header.spec.get("task")}
     suites = [first.suite] if first.suite else []
     return {**as_dict(build(EvalConfig, said)), "suites": suites, "imported": source}

@@ -45,8 +45,7 @@ def write_logs(run: RunFolder, episodes: Iterator[Stored], out: Path) -> dict[Pa
         StoreError: They cannot be written; then no file is.
     """
     single = out.suffix == LOG_ENDING
-    config, created = run.config, _created(run.path)
-    prompts = SystemPrompts(run)
+    config, prompts = run.config, SystemPrompts(run)
     logs: dict[str, _Open] = {}
     with writing(out), ExitStack() as stack:
         (out.parent if single else out).mkdir(parents=True, exist_ok=True)
@@ -58,11 +57,11 @@ def write_logs(run: RunFolder, episodes: Iterator[Stored], out: Path) -> dict[Pa
                         f"A log of inspect_ai holds one evaluation, and these are {next(iter(logs))!r} and {name!r} "
                         "at least: give --suite or --phase, or a folder as --out."
                     )
-                spec = _spec(run.path, config, created, name, stored)
+                prompt = prompts.of(stored)
+                spec = _spec(run.path, config, name, stored, prompt)
                 path = out if single else out / _file_name(spec)
-                log = InspectLog(
-                    stack.enter_context(replacing(path)), spec, _plan(config), system_prompt=prompts.of(stored)
-                )
+                partial = stack.enter_context(replacing(path))
+                log = InspectLog(partial, spec, _plan(config), system_prompt=prompt)
                 stack.callback(log.close)
                 logs[name] = _Open(log, path, stored.phase, stored.suite)
             logs[name].log.add(stored)
@@ -94,8 +93,9 @@ def _file_name(spec: dict[str, Any]) -> str:
     return f"{time}_{task}_{spec['task_id']}{LOG_ENDING}"
 
 
-def _spec(path: Path, config: dict[str, Any], created: str, name: str, first: Stored) -> dict[str, Any]:
+def _spec(path: Path, config: dict[str, Any], name: str, first: Stored, prompt: str) -> dict[str, Any]:
     """Return what a log says of its evaluation as a whole."""
+    created = _created(path)
     model, run_id = _model(config), identifier(created, path.resolve().name)
     return {
         "eval_id": identifier(run_id, name, "eval"),
@@ -113,7 +113,7 @@ def _spec(path: Path, config: dict[str, Any], created: str, name: str, first: St
         "model_generate_config": {},
         "model_args": {},
         "packages": {OURS: agent_gym.__version__},
-        "metadata": {"run": path.resolve().name, "seed": config.get("seed")},
+        "metadata": {"run": path.resolve().name, "seed": config.get("seed"), "system_prompt": prompt},
     }
 
 

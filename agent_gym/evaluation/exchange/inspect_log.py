@@ -63,8 +63,7 @@ class InspectLog:
         """
         tasks = list(self.tally.tasks)
         spec = {**self.spec, "dataset": {**self.spec["dataset"], "samples": len(tasks), "sample_ids": tasks}}
-        spec["config"] = {"epochs": self.tally.epochs, "epochs_reducer": ["mean"], "fail_on_error": False}
-        spec["config"] |= {"log_samples": True}
+        spec["config"] = {"epochs": self.tally.epochs, "fail_on_error": False, "log_samples": True}
         spec["scorers"] = [
             {
                 "name": name,
@@ -231,6 +230,8 @@ def _head(sample: dict[str, Any]) -> dict[str, Any]:
     same = ("id", "epoch", "model_usage", "role_usage", "total_time", "working_time", "uuid", "turn_count")
     head = {name: sample[name] for name in same}
     head |= {"input": sample["input"][:_HEAD], "target": sample["target"][:_HEAD]}
+    if sample["description"]:
+        head["description"] = sample["description"][:_HEAD]
     head["metadata"] = {
         name: value[:_HEAD] if isinstance(value, str) else value
         for name, value in sample["metadata"].items()

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from agent_gym.errors import DataError
 from agent_gym.evaluation.exchange.archives import Archive, Limits
+from agent_gym.evaluation.exchange.inspect_log import OURS
 from agent_gym.evaluation.exchange.json_streams import pieces
 
 _SAMPLE: Final = re.compile(r"samples/.+_epoch_\d+\.json", re.DOTALL)
@@ -41,6 +42,16 @@ class Header:
     def model(self) -> str:
         """The name of the model."""
         return str(self.spec.get("model") or "")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was written by `export`."""
+        return OURS in (self.spec.get("packages") or {})
+
+    @property
+    def system_prompt(self) -> str:
+        """What stood before each first observation, where the log is ours and says it."""
+        return str((self.spec.get("metadata") or {}).get("system_prompt") or "") if self.is_ours else ""
 
     @property
     def scorers(self) -> list[str]:

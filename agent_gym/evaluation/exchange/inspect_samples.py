@@ -36,8 +36,10 @@ def episode(sample: Sample, header: Header, scorer: str | None) -> Stored:
 
 def _episode(sample: Sample, header: Header, scorer: str | None) -> Stored:
     metadata = sample.get("metadata") or {}
-    turns, last = retold(_chat(sample), dict(sample.get("attachments") or {}))
-    ours = metadata.get(OURS) if OURS in (header.spec.get("packages") or {}) else None
+    ours = metadata.get(OURS) if header.is_ours else None
+    # What stood before the first observation is no part of it; the run as a whole keeps it.
+    chat = [message for message in _chat(sample) if ours is None or message.get("role") != "system"]
+    turns, last = retold(chat, dict(sample.get("attachments") or {}))
     if isinstance(ours, dict):
         stored = restored(ours)
     else:

@@ -78,7 +78,7 @@ class Tally:
         """Yield each scorer's means over the attempts of each task."""
         for place, name in enumerate(SCORERS):
             samples = [{"value": mean, "history": [], "sample_id": task} for task, mean in self._means(place)]
-            yield {"scorer": name, "reducer": "mean", "samples": samples}
+            yield {"scorer": name, "samples": samples}
 
     def _means(self, place: int) -> Iterator[tuple[str, float]]:
         for id, task in self.tasks.items():
