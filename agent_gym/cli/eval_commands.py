@@ -28,32 +28,32 @@ def evaluate(
         ),
     ] = None,
     model_name: Annotated[
-        str | None, typer.Option(help="What the server calls the model [default: the only one that it has].")
+        str | None, typer.Option(help="What the server calls the model \\[default: the only one that it has].")
     ] = None,
     api: Annotated[
-        str | None, typer.Option(help="How a server is asked: 'chat' or 'completions' [default: chat].")
+        str | None, typer.Option(help="How a server is asked: 'chat' or 'completions' \\[default: chat].")
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="The model's tokenizer, for --api completions.")] = None,
     api_key_env: Annotated[
-        str | None, typer.Option(help="Variable with the server's key [default: OPENAI_API_KEY].")
+        str | None, typer.Option(help="Variable with the server's key \\[default: OPENAI_API_KEY].")
     ] = None,
     price: Annotated[
         str | None,
         typer.Option(metavar="READ,GENERATED", help="Dollars for a million tokens read, and for a million generated."),
     ] = None,
     prices: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A YAML file of prices: 'model: [read, generated]'.")
+        str | None, typer.Option(metavar="FILE", help="A YAML file of prices: 'model: \\[read, generated]'.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Which tasks of --env [default: a split held out].")] = None,
+    split: Annotated[str | None, typer.Option(help="Which tasks of --env \\[default: a split held out].")] = None,
     tasks: Annotated[
-        int | None, typer.Option(help="How many tasks, spread evenly [default: 100, or all of a suite].")
+        int | None, typer.Option(help="How many tasks, spread evenly \\[default: 100, or all of a suite].")
     ] = None,
     attempts: Annotated[
-        int | None, typer.Option("--attempts", "--n", help="Episodes a task [default: 1, or what the suite says].")
+        int | None, typer.Option("--attempts", "--n", help="Episodes a task \\[default: 1, or what the suite says].")
     ] = None,
     k: Annotated[str | None, typer.Option(metavar="1,4,8", help="Compute pass@k for these k.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling; 0 is greedy [default: 1].")] = None,
-    workers: Annotated[int | None, typer.Option(help="Episodes in flight [default: 64].")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling; 0 is greedy \\[default: 1].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Episodes in flight \\[default: 64].")] = None,
     seed: Seed = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; one is made up if not given.")] = None,
     runs: Runs = Path("runs"),
@@ -203,7 +203,7 @@ def import_(
     name: Annotated[str, typer.Option(help="Name of the run.")],
     runs: Runs = Path("runs"),
     scorer: Annotated[
-        str | None, typer.Option(help="The score that counts [default: the log's headline]; SCORER.KEY for a part.")
+        str | None, typer.Option(help="The score that counts \\[default: the log's headline]; SCORER.KEY for a part.")
     ] = None,
     suite: Annotated[
         str | None, typer.Option(help="Call the suite so, to compare it with that suite of another run.")

@@ -39,7 +39,7 @@ def view(
 def report(
     runs: ViewedRuns,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file [default: report.html in the first run's folder].")
+        Path | None, typer.Option(metavar="FILE", help="The file \\[default: report.html in the first run's folder].")
     ] = None,
     episodes: Annotated[int, typer.Option(min=0, help="Episodes that it holds, at most, over all runs.")] = 100,
 ) -> None:
