@@ -232,6 +232,14 @@ def test_filters_narrow_the_table_and_stand_in_the_address(open_page: Any, addre
     page.reload()
     expect(rows).to_have_count(1)
     assert "failed=1" in page.url and "step=1" in page.url
+    page.get_by_label("Step").fill("")
+    expect(rows).to_have_count(2)
+    rows.first.get_by_role("link").click()
+    page.get_by_role("link", name="next").click()  # of those that failed
+    expect(page.locator(".error-box")).to_contain_text("the door fell")
+    assert "id=train%2F1%2Fg0e2" in page.url
+    page.keyboard.press("u")
+    expect(rows).to_have_count(2)
     page.get_by_role("button", name="Clear all").click()
     expect(rows).to_have_count(6)
     page.get_by_label("Reward from").fill("0.5")
@@ -264,7 +272,7 @@ def test_an_evaluation_shows_rates_with_intervals_by_kind_of_task(open_page: Any
     expect(suite.locator(".headline")).to_contain_text("66.7%")
     rows = suite.locator("tbody tr[data-row]")
     expect(rows).to_have_count(3)
-    expect(rows.nth(0)).to_contain_text("8 / 12")
+    expect(rows.nth(0)).to_contain_text("12 at 6 tasks")
     expect(rows.nth(1)).to_contain_text("even")
     expect(rows.nth(1).locator("svg.whiskers path.whisker")).to_have_count(1)
     expect(suite.locator(".chart-card")).to_contain_text("pass@k")

@@ -9,9 +9,9 @@
   const valuesOf = (episode, name) =>
     [...episode.prompt, ...episode.turns, ...(episode.rest ?? [])].flatMap((part) => part.values?.[name] ?? []);
 
-  function title(row, episode) {
+  function title(row, episode, listed) {
     const run = gym.currentRun();
-    const to = (id) => (id ? href("episode", { run: run.index, id }) : null);
+    const to = (id) => (id ? href("episode", { ...listed, run: run.index, id }) : null);
     const step = (label, id, key) =>
       h(
         "a",
@@ -195,6 +195,7 @@
 
   function draw(parameters, run, episode) {
     const row = episode.episode;
+    const listed = gym.chosenFilters(parameters);
     const reach = pieces.reachOf(episode.turns);
     const root = h("div", { class: "conversation" });
     const panel = h("aside", { class: "state", "aria-label": "Environment" });
@@ -236,12 +237,12 @@
     return [
       trail(
         [run.name, href("overview", { run: run.index })],
-        row.group_id
+        row.group_id && !Object.keys(listed).length
           ? [row.group_id, href("group", { run: run.index, id: row.group_id })]
-          : ["Episodes", href("episodes", { run: run.index })],
+          : ["Episodes", href("episodes", { ...listed, run: run.index })],
         [row.id],
       ),
-      title(row, episode),
+      title(row, episode, listed),
       about(run, row, episode),
       row.error
         ? h("div", { class: "error-box" }, h("strong", null, "The episode failed: "), parts.long(row.error))
@@ -260,7 +261,9 @@
     still: true,
     async load(parameters) {
       const run = gym.currentRun(parameters);
-      const episode = await gym.get("episode", { run: run.index, id: parameters.id });
+      // A report holds an episode once, whichever list it is looked at in.
+      const listed = gym.isOffline ? {} : gym.chosenFilters(parameters);
+      const episode = await gym.get("episode", { ...listed, run: run.index, id: parameters.id });
       return draw(parameters, run, episode);
     },
     shown(parameters) {

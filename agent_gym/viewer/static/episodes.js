@@ -3,7 +3,7 @@
 
 (() => {
   const { h, href, format, parts } = gym;
-  const { table, heading, empty, outcome, input, select, episodeLink } = parts;
+  const { table, heading, empty, outcome, input, select } = parts;
 
   const ORDERS = [
     ["", "newest first"],
@@ -29,17 +29,19 @@
     "max_turns",
   ];
 
-  /** What of the address goes to the server. */
-  const asked = (parameters, run) => ({
-    run: run.index,
-    order: parameters.order,
-    ...Object.fromEntries(FILTERS.map((name) => [name, parameters[name]])),
-  });
+  /** The filters and the order that an address names. */
+  const chosen = (parameters) =>
+    Object.fromEntries(
+      [...FILTERS, "order"].filter((name) => parameters[name]).map((name) => [name, parameters[name]]),
+    );
 
-  function columns(run, rows) {
+  /** What of the address goes to the server. */
+  const asked = (parameters, run) => ({ ...chosen(parameters), run: run.index });
+
+  function columns(to, rows) {
     const many = (pick) => new Set(rows.map(pick).filter(Boolean)).size > 0;
     return [
-      { title: "Episode", cell: (row) => episodeLink(run, row.id), className: "id" },
+      { title: "Episode", cell: (row) => h("a", { href: to(row) }, row.id), className: "id" },
       {
         title: "Task",
         cell: (row) => [
@@ -186,8 +188,9 @@
         ),
       ];
     }
-    const shown = columns(run.index, page.episodes);
-    const to = (row) => href("episode", { run: run.index, id: row.id });
+    // The list goes along, so that the next episode is the next one of it.
+    const to = (row) => href("episode", { ...chosen(parameters), run: run.index, id: row.id });
+    const shown = columns(to, page.episodes);
     const list = table(shown, page.episodes, { caption: "Episodes", link: to });
     const body = list.querySelector("tbody");
     const more = parts.pager(
@@ -198,5 +201,6 @@
     return [...head, list, more];
   }
 
+  gym.chosenFilters = chosen;
   gym.pages.episodes = { title: "Episodes", nav: "episodes", oneRun: true, load: list };
 })();

@@ -70,8 +70,8 @@
         h("td", { class: "number", "data-title": "95% interval" }, interval(entry)),
         h(
           "td",
-          { class: "number", "data-title": "Successes" },
-          `${format.count(entry.successes)} / ${format.count(entry.n)}`,
+          { class: "number", "data-title": "Attempts" },
+          `${format.count(entry.attempts)} at ${format.plural(entry.tasks ?? 0, "task")}`,
         ),
         h(
           "td",
@@ -81,7 +81,7 @@
             : "0",
         ),
       );
-    const head = ["Kind of task", "Success", "Rate and interval", "95% interval", "Successes", "Failed"];
+    const head = ["Kind of task", "Success", "Rate and interval", "95% interval", "Attempts", "Failed"];
     return h(
       "div",
       { class: "table-scroll" },

@@ -233,7 +233,7 @@
     h(
       "p",
       { class: "note" },
-      "A line an attempt, a dot a turn (larger where the model was less certain).",
+      "A line an attempt, a dot a turn (larger where the model was less certain, hollow where the action was invalid).",
       forks ? " ↳ marks where an attempt branched off, with the probability and the entropy that caused it." : "",
       " Choose a leaf to open the episode.",
     );

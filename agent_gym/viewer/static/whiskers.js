@@ -50,7 +50,7 @@
         viewBox: `0 0 ${width} ${width > WIDTH ? 40 : 22}`,
         class: `whiskers difference ${clear ? (difference > 0 ? "above" : "below") : ""}`,
         role: "img",
-        "aria-label": `difference ${format.points(difference)}, interval ${format.points(low)} to ${format.points(high)}`,
+        "aria-label": `difference ${format.points(difference)}, ${format.points(low)} to ${format.points(high)}`,
       },
       s("path", { class: "zero", d: `M${x(0)} 1V21` }),
       format.given(low) ? whisker(x(low), x(high), 11) : null,
@@ -71,7 +71,8 @@
     const lines = series
       .filter((one) => one.points.length)
       .map((one, index) => ({ ...one, colour: index * 2, kind: "line" }));
-    if (!lines.length) return null;
+    // One attempt a task says nothing about more of them.
+    if (!lines.some((one) => one.points.length > 1)) return null;
     const ends = [420, 200];
     const ks = [...new Set(lines.flatMap((one) => one.points.map(([k]) => k)))].sort((a, b) => a - b);
     const x = (k) => 46 + (ks.length < 2 ? 0.5 : Math.log(k / ks[0]) / Math.log(ks.at(-1) / ks[0])) * (ends[0] - 70);
