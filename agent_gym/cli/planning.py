@@ -49,8 +49,9 @@ def run_power(
         _print_needed(console, points, rate, columns, power, level)
     say(
         console,
-        f"Success of the first run {rate:g}, one attempt a task; the test is passed at p < {1 - level:.2g}, in {power:.0%} "
-        "of cases. r is the correlation of the two runs' successes over tasks: 0 where it is unrelated what they solve.",
+        f"Success of the first run {rate:g}, one attempt a task; the test is passed at p < {1 - level:.2g}, in "
+        f"{power:.0%} of cases. r is the correlation of the two runs' successes over tasks: 0 where it is unrelated "
+        "what they solve.",
     )
 
 
