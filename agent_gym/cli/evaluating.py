@@ -16,7 +16,7 @@ from agent_gym.config import EvalConfig, load, read_yaml
 from agent_gym.errors import ConfigError
 from agent_gym.evaluation.plans import Plan
 from agent_gym.evaluation.resuming import stored_config
-from agent_gym.evaluation.runner import Evaluation, evaluate
+from agent_gym.evaluation.runner import LEFT, Evaluation, evaluate
 from agent_gym.rollout.score import Score
 from agent_gym.trajectory import Trajectory
 
@@ -69,16 +69,15 @@ def run_evaluation(
     for error, count in errors.most_common(_SHOWN_ERRORS):
         console.print(f"{count} failed: {error}", style="yellow", markup=False, soft_wrap=True)
     _say_how_to_go_on(console, result, again)
-    if result.score.failed == result.score.episodes:
+    if result.score.episodes and result.score.failed == result.score.episodes:
         raise typer.Exit(1)
 
 
 def _say_how_to_go_on(console: Console, result: Evaluation, again: str) -> None:
     played, planned = result.score.episodes, result.planned
     if result.stopped:
-        text = (
-            f"stopped by {result.stopped}: {played:,} of {planned:,} episodes; go on, with a higher limit, with {again}"
-        )
+        higher = "" if result.stopped == LEFT else ", with a higher limit,"
+        text = f"stopped by {result.stopped}: {played:,} of {planned:,} episodes; go on{higher} with {again}"
     elif played < planned:
         text = f"{planned - played:,} of {planned:,} episodes have not been played; go on with {again}"
     elif result.score.failed:

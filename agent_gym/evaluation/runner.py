@@ -20,7 +20,8 @@ from agent_gym.trajectory import Trajectory
 
 OnEpisode = Callable[[Trajectory], None]
 
-_LEFT = "the player has left"
+LEFT = "the player"
+"""Why an evaluation stopped where a person plays, and has left."""
 
 
 class Listener(Protocol):
@@ -148,10 +149,13 @@ class _Sitting:
     def _play_suite(self, plan: Plan, ids: Collection[str], model: Model) -> str:
         if not ids:
             return ""
-        if self._listener is not None:
-            before = self.score(plan)
-            self._listener.begin(plan, before, max(plan.count, before.episodes))
-        heard = self._heard(plan)
+        listener = None if model.interactive else self._listener
+        if listener is not None:
+            # Those that are played again count when they have been.
+            rows = self._store.outcomes(PHASE, plan.name or None)
+            before = total(row for row in rows if row.id not in ids)
+            listener.begin(plan, before, before.episodes + len(ids))
+        heard = self._heard(plan, listener)
         left = len(ids)
 
         def ended(trajectory: Trajectory) -> None:
@@ -164,17 +168,17 @@ class _Sitting:
         jobs = self._budget.admit(plan.jobs(only=ids))
         asyncio.run(_in_time(model.play(jobs, ended, arena), self._budget.seconds_left))
         if left:
-            return self._budget.used_up or _LEFT
+            return self._budget.used_up or LEFT
         if self._run is not None:
             named = {"suite": plan.name} if plan.name else {}
             score = self.score(plan).as_dict()
             self._run.log({"phase": PHASE, "step": 0, **named, "split": plan.split, **score})
         return ""
 
-    def _heard(self, plan: Plan) -> OnEpisode:
+    def _heard(self, plan: Plan, listener: Listener | None) -> OnEpisode:
         """Return what is done with each episode of a suite as it ends."""
         named = {"split": plan.split, **({"suite": plan.name} if plan.name else {})}
-        listener, on_episode = self._listener, self._on_episode
+        on_episode = self._on_episode
 
         def heard(trajectory: Trajectory) -> None:
             trajectory.metadata.update(named, attempt=trajectory.id.rpartition("/")[2])

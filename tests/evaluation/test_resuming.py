@@ -201,3 +201,20 @@ def test_a_run_says_what_its_suites_were_and_every_episode_where_it_belongs() ->
     assert one.metadata["attempt"] == "1" and one.metadata["split"] == "test" and "suite" not in one.metadata
     assert one.metadata["task_type"] == "odd" and one.metadata["answer"] == "c"
     assert one.group_id == "eval/1" and result.folder == Path("run")
+
+
+def test_progress_counts_what_is_played_again_when_it_has_been(folder: Path) -> None:
+    (folder / guessing.BROKEN).write_text("test 5,test 10")
+    evaluate(config(), "run")
+    (folder / guessing.BROKEN).unlink()
+    told: list[Any] = []
+
+    class Heard:
+        def begin(self, plan: Any, score: Any, count: int) -> None:
+            told.append((score.episodes, score.failed, count))
+
+        def episode(self, trajectory: Trajectory) -> None:
+            told.append(trajectory.id)
+
+    evaluate(config(), "run", retry_failed=True, listener=Heard())
+    assert told == [(4, 0, 6), "eval/1/0", "eval/2/0"]
