@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent_gym.errors import AgentGymError, StoreError
+from agent_gym.evaluation.resuming import suite_records
 from agent_gym.store.holding import holder
 from agent_gym.store.trajectories import TrajectoryStore
 
@@ -162,17 +163,14 @@ def _training(run: Path, config: dict[str, Any], records: Sequence[dict[str, Any
 
 def _evaluation(run: Path, config: dict[str, Any], records: Sequence[dict[str, Any]]) -> _Described:
     suites = config.get("suites") or []
-    played = run / "trajectories.sqlite"
     done = 0
-    if played.is_file():
-        with TrajectoryStore.reading(played) as store:
+    if (run / "trajectories.sqlite").is_file():
+        with TrajectoryStore.reading(run / "trajectories.sqlite") as store:
             done = store.count_matching()
-    finished = {record.get("suite") for record in records if record.get("phase") == "eval"}
-    complete = len(finished) >= max(len(suites), 1)
-    total = done if complete else None
-    if not suites and config.get("tasks") and config.get("attempts"):
-        total = max(config["tasks"] * config["attempts"], done) if not complete else done
-    return ", ".join(suites) or config["env"]["id"], config["model"], done, total, complete
+    planned = [len(record["tasks"]) * record["attempts"] for record in suite_records(run)]
+    scored = {record.get("suite") for record in records if record.get("phase") == "eval"}
+    complete = len(scored) >= max(len(suites), 1)
+    return ", ".join(suites) or config["env"]["id"], config["model"], done, sum(planned) or None, complete
 
 
 def _success(records: Sequence[dict[str, Any]]) -> float | None:

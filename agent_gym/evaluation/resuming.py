@@ -18,6 +18,7 @@ from agent_gym.evaluation.plans import Plan
 from agent_gym.store.atomic import write_text
 from agent_gym.store.holding import held
 from agent_gym.store.run import RunFolder
+from agent_gym.store.tracking import check_trackers, tracked
 from agent_gym.store.trajectories import TrajectoryStore
 
 PHASE: Final = "eval"
@@ -47,24 +48,26 @@ def keeping(
         StoreError: There is a run and it is not to be resumed, or another process is writing to it.
         ConfigError: The run was started with another configuration; names the key.
         DataError: The tasks are not those of the run; names the first that differs.
+        MissingExtraError: A tracker is not installed.
     """
     if folder is None:
         with TrajectoryStore(_MEMORY) as store:
             yield None, store
         return
     path = Path(folder)
+    check_trackers(config.tracking)
     if resume and (path / "config.yaml").is_file():
         run = RunFolder.open(path)
         with held(path):
             _compare(run, config, plans)
             _write(run, config, plans)
-            with run.trajectories() as store:
+            with tracked(run, config.tracking), run.trajectories() as store:
                 yield run, store
         return
     run = RunFolder.create(path, stored_form(config))
     with held(path):
         _write(run, config, plans)
-        with run.trajectories() as store:
+        with tracked(run, config.tracking), run.trajectories() as store:
             yield run, store
 
 

@@ -13,6 +13,7 @@ from agent_gym.cli import listing_runs
 from agent_gym.cli.app import app
 from agent_gym.cli.listing_runs import age, describe, find_runs, sampled, sparkline
 from agent_gym.config import EvalConfig, TrainConfig, as_dict, build
+from agent_gym.evaluation.runner import evaluate
 from agent_gym.store.run import RunFolder
 
 
@@ -65,6 +66,12 @@ def test_an_evaluation_of_several_suites_counts_them_together(tmp_path: Path) ->
     half = evaluated(tmp_path / "half", {"math/aime24": (1, 10)}, suites=["math/aime24", "math/gsm8k"])
     assert describe(both, tmp_path, 0.0).success == 0.5
     assert describe(both, tmp_path, 0.0).state == "finished" and describe(half, tmp_path, 0.0).state == "stopped"
+
+
+def test_an_evaluation_says_how_many_episodes_there_are_and_will_be(tmp_path: Path) -> None:
+    evaluate(build(EvalConfig, {"model": "random", "tasks": 3, "attempts": 2}), tmp_path / "run", on_episode=None)
+    (row,) = listed(tmp_path)
+    assert row[:5] == ["run", "eval", "alfworld", "random", "6/6"] and row[-1] == "finished"
 
 
 def test_success_of_what_never_succeeded_gives_way_to_the_reward(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from curves import logged, tensorboard
 from helpers import CountEnv
 
 from agent_gym.config import EvalConfig, build
@@ -30,6 +31,12 @@ def test_every_attempt_is_heard_and_stored(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path / "run").trajectories() as store:
         assert [trajectory.id for trajectory in store.select()] == heard
         assert all(trajectory.success for trajectory in store.select())
+
+
+def test_trackers_are_told_of_an_evaluation(tmp_path: Path) -> None:
+    evaluate(config(tasks=2, tracking=["tensorboard"]), tmp_path / "run")
+    told = tensorboard(tmp_path / "run")
+    assert told["eval/success_rate"] == [(0, 1.0)] and told == logged(tmp_path / "run")
 
 
 def test_the_tasks_are_spread_over_the_split_in_their_order(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import accelerate.tracking
 import pytest
 from accelerate.tracking import GeneralTracker
+from curves import logged, tensorboard
 
 from agent_gym.errors import MissingExtraError
 from agent_gym.store import tracking
@@ -63,21 +64,6 @@ def run(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", {"steps": 3, "env": {"id": "echo"}, "measure": {"split": None}})
 
 
-def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    read = EventAccumulator(str(folder / "tracking" / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    return {name: [(event.step, event.value) for event in read.Scalars(name)] for name in read.Tags()["scalars"]}
-
-
-def expected(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for record in run.metrics():
-        for name, value in values(record).items():
-            curves.setdefault(name, []).append((record["step"], pytest.approx(value)))
-    return curves
-
-
 def test_phases_suites_and_nested_numbers_have_names_of_their_own() -> None:
     record = {"phase": "eval", "suite": "math/aime24", "step": 0, "pass": {"1": 0.5, "8": None}, "model": "expert"}
     assert values(record) == {"eval/math/aime24/pass/1": 0.5}
@@ -89,8 +75,8 @@ def test_tensorboard_has_what_the_metrics_say(run: RunFolder) -> None:
     with tracked(run, ["tensorboard"]):
         for record in RECORDS:
             run.log(record)
-    assert events(run.path) == expected(run)
-    assert events(run.path)["train/seconds/total"] == [(1, 2.5), (2, 3.5)]
+    assert tensorboard(run.path) == logged(run.path)
+    assert tensorboard(run.path)["train/seconds/total"] == [(1, 2.5), (2, 3.5)]
 
 
 def test_a_run_that_is_taken_up_again_goes_on_without_doubling(run: RunFolder, remembered: type[Remembered]) -> None:
@@ -101,7 +87,7 @@ def test_a_run_that_is_taken_up_again_goes_on_without_doubling(run: RunFolder, r
     with tracked(run, ["tensorboard", "mlflow"]):
         run.log(RECORDS[2] | {"seconds": {"total": 9.0}})
         run.log({"phase": "train", "step": 3, "reward": 1.0})
-    assert events(run.path) == expected(run)
+    assert tensorboard(run.path) == logged(run.path)
     assert [step for step, _ in remembered.told] == [0, 1, 2, 3]
     assert remembered.opened[1]["run_id"] == "run-1"
     assert remembered.configs == [{"steps": 3, "env.id": "echo", "measure.split": "None"}]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from curves import logged, tensorboard
 
 from agent_gym.config import TrainConfig, build
 from agent_gym.errors import ConfigError, EngineError, StoreError, TrainingError, UnknownIdError
@@ -100,11 +101,13 @@ def test_a_run_killed_in_the_middle_ends_with_the_numbers_of_an_undisturbed_one(
     undisturbed: RunResult, tmp_path: Path, step: int
 ) -> None:
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, json.dumps(SMALL), str(folder), str(step)]
+    tracked = {"tracking": ["tensorboard"]}
+    command = [sys.executable, "-c", KILLED, json.dumps(SMALL | tracked), str(folder), str(step)]
     killed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed = train(config(), folder, resume=True)
+    resumed = train(config(**tracked), folder, resume=True)
     assert without_times(resumed.metrics) == without_times(undisturbed.metrics)
+    assert tensorboard(folder) == logged(folder)
     with RunFolder.open(folder).trajectories() as stored, RunFolder.open(undisturbed.folder).trajectories() as expected:
         assert [e.token_ids for e in stored.select(phase="train")] == [
             e.token_ids for e in expected.select(phase="train")
