@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import documents
+import openai_server
 import pytest
 from sandboxes import require
 
@@ -37,6 +38,7 @@ def lookup(word: str) -> str:
     return word.upper()
 '''
 """The tool of the reader that the document on MCP speaks of."""
+MODEL_SERVER = "http://localhost:8000/v1"
 SERVER = "from agent_gym.cli import main; main()"
 
 
@@ -61,6 +63,13 @@ def address(folder: Path) -> Iterator[str]:
     yield process.stdout.readline().split()[-1]
     process.terminate()
     process.communicate(timeout=60)
+
+
+@pytest.fixture
+def model_server() -> Iterator[str]:
+    """A server with one model, which always says the same."""
+    with openai_server.serving(lambda asked, number: openai_server.chat("look")) as server:
+        yield server.url
 
 
 def sandbox_or_skip() -> Sandbox:
@@ -103,8 +112,10 @@ def test_the_python_of_the_howto_runs_in_order(name: str, folder: Path, request:
 
 
 @pytest.mark.parametrize(("name", "block"), COMMANDS)
-def test_the_commands_of_the_howto_run(name: str, block: str, folder: Path) -> None:
+def test_the_commands_of_the_howto_run(name: str, block: str, folder: Path, request: pytest.FixtureRequest) -> None:
     commands = documents.lines(block)
+    if MODEL_SERVER in block:
+        commands = [line.replace(MODEL_SERVER, request.getfixturevalue("model_server")) for line in commands]
     for line in commands:
         if reason := documents.why_not_run(line):
             pytest.skip(f"{line}: {reason}")
