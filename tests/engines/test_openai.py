@@ -514,3 +514,16 @@ def test_the_context_that_the_server_lists_truncates_before_it_is_asked(tokenize
     with completing(tokenizer, lambda body: completion("up"), models(MODEL, max_model_len=20)) as (server, engine):
         trajectory = play(engine, TemplateChat(tokenizer))
     assert engine.max_context == 20 and trajectory.metadata["truncated_by"] == "tokens" and server.asked == []
+
+
+def test_a_proxy_that_the_environment_names_is_used_where_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(in_turn(chat("hi"))) as server:
+        monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert once(ChatEngine(Server("http://model.invalid/v1"), MODEL)).token_ids == [*b"hi", END]
+        assert server.asked[-1].headers["host"] == "model.invalid"
+        once(ChatEngine(Server(server.url), MODEL))
+    assert [asked.path for asked in server.asked] == [
+        "http://model.invalid/v1/chat/completions",
+        "/chat/completions",
+    ]
