@@ -1,5 +1,6 @@
 """`agent-gym train`: progress while it runs, and what came of it."""
 
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,8 @@ from agent_gym.registry import find_spec
 from agent_gym.rollout.score import Score
 
 _LABELS = {"before": "success before", "after": "success after"}
+_QUIET = 10.0
+"""Seconds between two lines where no bar is drawn."""
 
 
 def run_training(
@@ -64,7 +67,10 @@ def _recipe(overrides: dict[str, Any], name: str | None) -> dict[str, Any]:
 
 
 class Display:
-    """Draws a bar a stage; a listener of the trainer. Where there is no terminal, it prints a line now and then."""
+    """Draws a bar a stage; a listener of the trainer.
+
+    Where there is no terminal, it prints a line now and then, and one at the end of each stage.
+    """
 
     def __init__(self, console: Console, config: TrainConfig) -> None:
         self.console = console
@@ -85,6 +91,7 @@ class Display:
         self._done = 0
         self._total = 0
         self._sums: dict[str, float] = {}
+        self._began = self._told = 0.0
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -97,6 +104,7 @@ class Display:
         """See `Listener.stage`."""
         self._finish()
         self._stage, self._done, self._total, self._sums = name, 0, total, {}
+        self._began = self._told = time.monotonic()
         self._bar = self.bars.add_task(_LABELS.get(name, name), total=total, note="")
         if not self.console.is_terminal:
             self.console.print(f"{_LABELS.get(name, name)}: {total}")
@@ -106,9 +114,14 @@ class Display:
         self._done += 1
         note = self._note(metrics)
         self.bars.update(self._bar, advance=1, note=note)
-        every = 5 if self._stage == "training" else max(1, self._total // 5)
-        if not self.console.is_terminal and self._done % every == 0:
-            self.console.print(f"  {self._done}/{self._total}  {note}", soft_wrap=True)
+        now = time.monotonic()
+        if not self.console.is_terminal and (self._done == self._total or now - self._told >= _QUIET):
+            self._told = now
+            self.console.print(f"  {self._done}/{self._total}  {note}{self._left(now)}", soft_wrap=True)
+
+    def _left(self, now: float) -> str:
+        left = (now - self._began) / self._done * (self._total - self._done)
+        return f"  {left / 60:.0f} min left" if left >= 60 else f"  {left:.0f} s left" if left > 0 else ""
 
     def _note(self, metrics: dict[str, Any]) -> str:
         if self._stage == "training":
