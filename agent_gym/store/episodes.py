@@ -18,6 +18,9 @@ from agent_gym.trajectory import Trajectory
 Order = Literal["newest", "oldest", "reward", "-reward", "turns", "-turns"]
 """In which order episodes are listed: as they were stored, or by a number, the smallest or ("-") the largest first."""
 
+_FEW = 500
+"""Episodes with a text in them that are looked up one by one; of more, the newest are soon found on the way."""
+
 _SEARCHED = 2000
 """Characters of each text that are searched; of a longer one its beginning."""
 
@@ -214,7 +217,7 @@ def page(
         conditions.append(f"({column}, number) {beyond} (?, ?)" if len(bound) == 2 else f"number {beyond} ?")
         values.extend(bound)
     # The index finds the numbers; only the rows of the page are read from the table.
-    chosen = f"SELECT number FROM episodes {_index(wanted)}{_where(conditions)} ORDER BY {ordering} LIMIT ?"
+    chosen = f"SELECT number FROM episodes {_index(wanted, column)}{_where(conditions)} ORDER BY {ordering} LIMIT ?"
     query = f"SELECT {COLUMNS} FROM episodes WHERE number IN ({chosen}) ORDER BY {ordering}"
     return [_episode(row) for row in connection.execute(query, [*values, limit])]
 
@@ -274,13 +277,19 @@ def stream(connection: sqlite3.Connection, wanted: EpisodeFilter) -> Iterator[Ep
 
 def kinds(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
     """Return the combinations of phase, suite and type of task that there are, leaping from each to the next."""
-    step = "SELECT phase, suite, task_type FROM episodes INDEXED BY episodes_by_kind"
+    kind = "SELECT phase, suite, task_type FROM episodes INDEXED BY episodes_by_kind"
     order = "ORDER BY phase, suite, task_type LIMIT 1"
+    # The next type, else the next suite, else the next phase: one comparison of all three would read through them.
+    leaps = ("phase = ? AND suite = ? AND task_type > ?", "phase = ? AND suite > ?", "phase > ?")
     found = []
-    row = connection.execute(f"{step} {order}").fetchone()
+    row = connection.execute(f"{kind} {order}").fetchone()
     while row is not None:
         found.append(row)
-        row = connection.execute(f"{step} WHERE (phase, suite, task_type) > (?, ?, ?) {order}", row).fetchone()
+        nexts = (
+            connection.execute(f"{kind} WHERE {leap} {order}", found[-1][: leap.count("?")]).fetchone()
+            for leap in leaps
+        )
+        row = next(filter(None, nexts), None)
     return found
 
 
@@ -299,9 +308,23 @@ def _conditions(connection: sqlite3.Connection, wanted: EpisodeFilter, table: st
     searched = has_search(connection) if wanted.text else False
     for word in (wanted.text or "").split():
         found, value = _texts_with(word, searched)
-        conditions.append(f"({table}task_text IN ({found}) OR {table}outcome_text IN ({found}))")
-        values += [value, value]
+        numbers = _few_with(connection, found, value)
+        if numbers is None:
+            conditions.append(f"({table}task_text IN ({found}) OR {table}outcome_text IN ({found}))")
+            values += [value, value]
+        else:
+            conditions.append(f"{table}number IN ({', '.join(map(str, numbers))})" if numbers else "0")
     return conditions, values
+
+
+def _few_with(connection: sqlite3.Connection, found: str, value: str) -> set[int] | None:
+    """Return the numbers of the episodes with such a text where they are few: then nothing has to be read through."""
+    places = (
+        f"SELECT number FROM episodes INDEXED BY episodes_by_{text} WHERE {text} IN ({found})"
+        for text in ("task_text", "outcome_text")
+    )
+    rows = connection.execute(f"{' UNION ALL '.join(places)} LIMIT ?", (value, value, _FEW + 1)).fetchall()
+    return {number for (number,) in rows} if len(rows) <= _FEW else None
 
 
 def _texts_with(word: str, searched: bool) -> tuple[str, str]:
@@ -313,8 +336,11 @@ def _texts_with(word: str, searched: bool) -> tuple[str, str]:
     return "SELECT number FROM texts WHERE text LIKE ? ESCAPE '\\'", f"%{escaped}%"
 
 
-def _index(wanted: EpisodeFilter) -> str:
+def _index(wanted: EpisodeFilter, order: str = "") -> str:
     """Return the index to walk along: we know more about the columns than SQLite does without statistics."""
+    # A step of training has few episodes, and they are soon sorted; evaluations have nothing but step 0.
+    if order in _SORTED and wanted.group_id is None and wanted.task_id is None and not wanted.step:
+        return f"INDEXED BY episodes_by_{order}"
     choices = {"group_id": "group", "task_id": "task", "step": "step"}
     for name, index in choices.items():
         if getattr(wanted, name) is not None:

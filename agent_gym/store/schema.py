@@ -14,8 +14,8 @@ episodes WHERE phase = 'eval' AND error IS NULL GROUP BY task_type"`.
 
 import sqlite3
 
-VERSION = 2
-"""What `PRAGMA user_version` says of a file with all of these; a file without `episodes` says 0."""
+VERSION = 3
+"""What `PRAGMA user_version` says of a file with all of these; one without `episodes` says 0."""
 
 _WIDE = """
 CREATE TABLE IF NOT EXISTS trajectories (
@@ -101,6 +101,10 @@ CREATE TABLE IF NOT EXISTS {{schema}}.signals (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_number ON episodes ({_FILTERED});
 CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_step ON episodes (step, {_FILTERED.replace(", step", "")});
+CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_reward ON episodes (reward, {_FILTERED.replace(", reward", "")});
+CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_turns ON episodes (turns, {_FILTERED.replace(", turns", "")});
+CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_task_text ON episodes (task_text);
+CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_outcome_text ON episodes (outcome_text);
 CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_group ON episodes (group_id);
 CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_task ON episodes (task_id);
 CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_kind ON episodes (phase, suite, task_type);

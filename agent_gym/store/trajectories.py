@@ -253,13 +253,6 @@ class TrajectoryStore:
         """Return the phases that there are episodes of."""
         return sorted({phase for phase, _, _ in self.kinds()})
 
-    def version(self) -> str:
-        """Return a text that changes when the stored episodes do, for whoever wants to know whether to look again."""
-        with _speaking(self.path):
-            newest = self._connection.execute("SELECT max(number) FROM episodes").fetchone()[0]
-            changes = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        return f"{newest or 0}.{changes}"
-
     # -- the file --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -276,7 +269,8 @@ class TrajectoryStore:
                 connection.execute(f"PRAGMA user_version = {schema.VERSION}")
             else:
                 schema.create_narrow(connection, where)
-            for row in connection.execute(f"SELECT {self._columns} FROM trajectories ORDER BY rowid"):
+            missing = "WHERE id NOT IN (SELECT id FROM episodes)"
+            for row in connection.execute(f"SELECT {self._columns} FROM trajectories {missing} ORDER BY rowid"):
                 episodes.insert(connection, [_trajectory(row)], row[1], row[2])
 
     def _neighbours(self, id: str) -> list[str]:

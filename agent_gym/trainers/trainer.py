@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -38,6 +38,7 @@ from agent_gym.store.tracking import check_trackers, tracked
 from agent_gym.store.trajectories import TrajectoryStore
 from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.learner import Learner
+from agent_gym.trainers.listening import Listener, Silence
 from agent_gym.trainers.policy import Policy, load_policy
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.update import UpdateSettings
@@ -45,26 +46,6 @@ from agent_gym.trainers.warmstart import CloneSettings, clone, demonstration_set
 from agent_gym.trajectory import Group, Trajectory
 
 logger = logging.getLogger(__name__)
-
-
-class Listener(Protocol):
-    """Hears what a run does; the command line draws progress from it."""
-
-    def stage(self, name: str, total: int) -> None:
-        """A stage ("demonstrations", "warm start", "before", "training", "after") of `total` units begins."""
-
-    def advance(self, metrics: dict[str, float]) -> None:
-        """One unit of the stage is done."""
-
-
-class Silence:
-    """A listener that does nothing."""
-
-    def stage(self, name: str, total: int) -> None:
-        """See `Listener.stage`."""
-
-    def advance(self, metrics: dict[str, float]) -> None:
-        """See `Listener.advance`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,16 @@ def test_kinds_and_steps_are_those_that_there_are(store: TrajectoryStore) -> Non
     assert store.phases() == ["eval", "train"] and store.steps() == (0, 2)
 
 
+@pytest.mark.parametrize("word", ["mug", "a", "absent"])
+def test_few_episodes_with_a_word_are_found_as_many_are(
+    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    few = store.episodes(EpisodeFilter(text=word), limit=-1)
+    monkeypatch.setattr(episodes, "_FEW", -1)
+    assert store.episodes(EpisodeFilter(text=word), limit=-1) == few
+    assert bool(few) == (word != "absent")
+
+
 def test_an_empty_store_answers_everything(tmp_path: Path) -> None:
     with TrajectoryStore(tmp_path / "t.sqlite") as store:
         assert (store.episodes(), store.groups(), store.kinds(), store.count(), store.steps()) == (
@@ -202,6 +212,7 @@ QUESTIONS = (
     EpisodeFilter(step=1, success=True),
     EpisodeFilter(group_id="g1"),
     EpisodeFilter(task_id="task1"),
+    EpisodeFilter(suite="s/b", max_reward=1.0),
 )
 
 
@@ -212,11 +223,12 @@ def test_no_question_reads_through_the_table(store: TrajectoryStore, wanted: Epi
     store.episodes(wanted)
     store.count_matching(wanted)
     store.groups(wanted)
+    store.episodes(wanted, order="-reward")
     store._connection.set_trace_callback(None)
-    assert len(asked) == 3
+    assert len(asked) == 4
     for query in asked:
         plan = [step[3] for step in store._connection.execute(f"EXPLAIN QUERY PLAN {query}")]
         walks = [step for step in plan if step.startswith(("SCAN episodes", "SEARCH episodes"))]
         assert walks and all("USING" in step for step in walks), plan
-        if query is not asked[2]:
+        if query in asked[:2]:
             assert not any("TEMP B-TREE" in step for step in plan), plan

@@ -92,14 +92,9 @@ def test_a_database_of_an_earlier_version_is_read_without_being_changed(tmp_path
 def test_a_reader_follows_a_writer_and_cannot_write(tmp_path: Path) -> None:
     path = tmp_path / "t.sqlite"
     with TrajectoryStore(path) as writer, TrajectoryStore.reading(path) as reader:
-        versions = {reader.version()}
         for number in range(3):
             writer.add([make_trajectory(f"e{number}")], step=number, phase="train")
-            versions.add(reader.version())
             assert reader.count() == number + 1
-        writer.add([make_trajectory("e2")], step=2, phase="train")
-        versions.add(reader.version())
-        assert len(versions) == 5
         with pytest.raises(StoreError, match="readonly"):
             reader.add([make_trajectory("x")], step=0, phase="train")
 
