@@ -1,7 +1,7 @@
 """How fast the viewer answers over HTTP, on a run with many episodes and on one with many steps.
 
-    python benchmarks/viewer_store.py --episodes 1000000 --keep /tmp/million
-    python benchmarks/viewer.py /tmp/million
+    python benchmarks/viewer_store.py
+    python benchmarks/viewer.py /tmp/agent_gym_viewer_store/1000000.sqlite
 
 The server is the one that `agent-gym view` starts. "first" is the first answer after the start, in which files are
 opened and long ones are read; "median" and "worst" are over the repetitions after it.
@@ -32,7 +32,7 @@ LIMIT = 300.0
 def main() -> None:
     """Print a table of milliseconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run folder with many episodes, see viewer_store.py")
+    parser.add_argument("database", type=Path, help="the episodes of a run with many, see viewer_store.py")
     parser.add_argument("--steps", type=int, default=100_000, help="records of the run that has many")
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--word", default="mug", help="what is searched for")
@@ -40,7 +40,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         long = Path(folder) / "long"
         write_long(long, arguments.steps)
-        with serving(arguments.run, long) as client:
+        many = RunFolder.create(Path(folder) / "many", {"env": {"id": "none"}, "algorithm": {"name": "grpo"}}).path
+        (many / "trajectories.sqlite").symlink_to(arguments.database.resolve())
+        with serving(many, long) as client:
             measure(client, arguments.repeat, arguments.word, arguments.steps)
 
 

@@ -97,7 +97,7 @@ def _header(run: Run) -> Json:
     header = run.header()
     config = header["config"]
     with run.store() as store:
-        episodes = store.count() if store is not None else 0
+        episodes = run.cached(("count",), store.count) if store is not None else 0
         suites = sorted({suite for _, suite, _ in store.kinds()} - {""}) if store is not None else []
     algorithm, model, env = (config.get(name) for name in ("algorithm", "model", "env"))
     measured = config.get("measure")

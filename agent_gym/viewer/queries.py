@@ -12,7 +12,7 @@ from agent_gym.viewer.runs import Run
 
 Json = dict[str, Any]
 
-COUNTED = 20_000
+COUNTED = 5_000
 """Matching episodes are counted up to here; "more than" is as good an answer, and is there at once."""
 
 MEMBERS = 128
@@ -35,8 +35,9 @@ def episode_list(run: Run, wanted: EpisodeFilter, *, order: Order, limit: int, a
     with run.store() as store:
         if store is None:
             return {"episodes": [], "next": None, "total": 0, "total_is_exact": True, "note": _NOTHING}
-        rows, following = _page(store, wanted, order, limit, after)
         total, exact = _total(run, store, wanted)
+        # Where nothing matches, that was found out by looking at everything: once is enough.
+        rows, following = _page(store, wanted, order, limit, after) if total else ([], None)
     return {"episodes": [_row(row) for row in rows], "next": following, "total": total, "total_is_exact": exact}
 
 
@@ -53,8 +54,9 @@ def _page(
 
 
 def _total(run: Run, store: TrajectoryStore, wanted: EpisodeFilter) -> tuple[int, bool]:
+    """Return how many episodes match, and whether that was counted to the end."""
     if wanted == EpisodeFilter():
-        return store.count(), True
+        return run.cached(("count",), store.count), True
     count = run.cached(("count", wanted), lambda: store.count_matching(wanted, at_most=COUNTED))
     return count, count < COUNTED
 
