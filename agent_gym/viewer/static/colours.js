@@ -12,6 +12,9 @@
   };
   const SIGNED = /advantage|log_ratio|^kl$|^reward$|^value$/;
 
+  /** Below this a value is the rounding of two computations, and must not look like more. */
+  const LEAST = { log_ratio: 1e-3, kl: 1e-3 };
+
   /** What a value is called. */
   const label = (name) => NAMES[name] ?? format.words(name);
 
@@ -25,7 +28,7 @@
     // A weight of one changes nothing.
     const around = name === "weight" ? 1 : 0;
     if (around || SIGNED.test(name) || (low < 0 && high > 0)) {
-      const reach = Math.max(Math.abs(low - around), Math.abs(high - around));
+      const reach = Math.max(Math.abs(low - around), Math.abs(high - around), LEAST[name] ?? 0);
       return { kind: "two", low: around - reach, high: around + reach, middle: around };
     }
     // Certainty is the ground state: log-probabilities near zero are pale.

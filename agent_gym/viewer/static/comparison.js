@@ -30,12 +30,17 @@
 
   function byType(answer) {
     if (!answer.by_type?.length) return null;
+    const reach = gym.whiskers.reachOf(answer.by_type);
     const columns = [
       { title: "Kind of task", cell: (row) => row.task_type ?? row.type ?? row.name ?? "" },
       { title: "Tasks", cell: (row) => format.count(row.pairs ?? row.n), number: true },
       { title: "A", cell: (row) => format.percent(row.a?.rate ?? row.a_rate ?? row.a), number: true },
       { title: "B", cell: (row) => format.percent(row.b?.rate ?? row.b_rate ?? row.b), number: true },
-      { title: "Difference and interval", cell: (row) => gym.whiskers.differenceBar(row), className: "bar-cell" },
+      {
+        title: "Difference and interval",
+        cell: (row) => gym.whiskers.differenceBar(row, { reach }),
+        className: "bar-cell",
+      },
       { title: "Points", cell: (row) => format.points(row.difference), number: true },
     ];
     return parts.table(columns, answer.by_type, { caption: "Difference by kind of task" });
@@ -45,9 +50,7 @@
   function differing(answer, runs, asked) {
     const only = { a: `only ${runs[0].name}`, b: `only ${runs[1].name}` };
     const links = (run, ids) =>
-      (ids ?? [])
-        .slice(0, 4)
-        .map((id, index) => [index ? " " : "", parts.episodeLink(run.index, id, `attempt ${index + 1}`)]);
+      (ids ?? []).slice(0, 4).map((id, index) => [index ? " " : "", parts.episodeLink(run.index, id, `#${index + 1}`)]);
     const both = (row) =>
       href("evaluation", { run: runs[0].index, with: runs[1].index, left: row.a?.[0], right: row.b?.[0] });
     const columns = [

@@ -31,11 +31,11 @@
   const percent = (value) => (given(value) ? `${trim((value * 100).toFixed(1))}%` : "–");
 
   /** A signed number. */
-  const signed = (value) => (given(value) ? (value > 0 ? "+" : "") + number(value).replace("-", "\u2212") : "–");
+  const signed = (value) => (given(value) ? (value > 0 ? "+" : "") + number(value).replaceAll("-", "\u2212") : "–");
 
   /** Percentage points with their sign. */
   const points = (value) =>
-    given(value) ? `${value > 0 ? "+" : ""}${trim((value * 100).toFixed(1))}`.replace("-", "\u2212") : "–";
+    given(value) ? `${value > 0 ? "+" : ""}${trim((value * 100).toFixed(1))}`.replaceAll("-", "\u2212") : "–";
 
   /** A time span. */
   function seconds(value) {

@@ -120,7 +120,8 @@
 
   /** The largest size of each value over all turns, which bars are drawn against. */
   function reachOf(turns) {
-    const reach = { entropy: 0 };
+    // Below a thousandth a ratio is the rounding of two computations, and not worth a bar.
+    const reach = { entropy: 0, log_ratio: 1e-3, kl: 1e-3 };
     for (const turn of turns) {
       reach.entropy = Math.max(reach.entropy, turn.entropy ?? 0);
       for (const [name, value] of Object.entries(turn.means ?? {})) {

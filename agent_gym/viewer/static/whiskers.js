@@ -38,10 +38,17 @@
       : null;
   }
 
+  /** How far a scale around zero must go, so that all differences and their intervals fit. */
+  const reachOf = (entries) =>
+    1.08 *
+    Math.max(0.05, ...entries.flatMap((one) => [one.difference, one.low, one.high].filter(format.given).map(Math.abs)));
+
   /** A difference with its interval around zero; a wide one says where the ends are. */
-  function differenceBar({ difference, low, high }, { width = WIDTH } = {}) {
+  function differenceBar(
+    { difference, low, high },
+    { width = WIDTH, reach = reachOf([{ difference, low, high }]) } = {},
+  ) {
     if (!format.given(difference)) return h("span", { class: "sub" }, "undefined");
-    const reach = Math.max(0.05, ...[difference, low, high].filter(format.given).map(Math.abs)) * 1.08;
     const x = (value) => place(value, [-reach, reach], width);
     const clear = format.given(low) && (low > 0 || high < 0);
     return s(
@@ -118,5 +125,5 @@
     );
   }
 
-  gym.whiskers = { rateBar, differenceBar, overK };
+  gym.whiskers = { rateBar, differenceBar, reachOf, overK };
 })();
