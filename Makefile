@@ -2,6 +2,7 @@
 # make extras the engines of all environments: TextWorld, ScienceWorld, the official ALFWorld engine (needs cmake and g++)
 # make inspect the readers of inspect_ai, for the tests that our logs open in it
 # make test   set up, then run the whole test suite
+# make docs   set up, then build the site of the documents into site/
 # make check  set up, then lint, types and tests
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # The set-up is done again only when what it depends on has changed.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup extras inspect demo test lint check clean
+.PHONY: setup extras inspect demo test docs lint check clean
 
 setup: $(STAMP)
 
@@ -43,6 +44,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +55,4 @@ lint: setup
 check: lint test
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf site $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
