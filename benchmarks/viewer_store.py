@@ -62,9 +62,10 @@ def asking(path: Path) -> None:
                 times.append(1e3 * (time.perf_counter() - started))
             found = f"{statistics.median(times):8.1f} {max(times):8.1f} {statistics.median(busy):10.1f}"
             print(f"{name:40} {found}  {answer:,}", flush=True)
-            if statistics.median(times) > LIMIT:
+            # On a machine that is busy with other things the clock on the wall speaks of those.
+            if statistics.median(busy) > LIMIT:
                 slow.append(name)
-    print(f"slower than {LIMIT} ms: {', '.join(slow) or 'none'}")
+    print(f"more than {LIMIT} ms of work: {', '.join(slow) or 'none'}")
 
 
 def questions(store: TrajectoryStore) -> Iterator[tuple[str, Callable[[], int]]]:
@@ -108,8 +109,7 @@ def questions(store: TrajectoryStore) -> Iterator[tuple[str, Callable[[], int]]]
     yield "search, many, filtered to none", page(text="mug", min_reward=99.0)
     yield "count of all", count()
     yield "count, five filters", count(**combined)
-    yield "count, search: mug", count(text="mug")
-    yield "count, search: mug, at most 10,000", count(10_000, text="mug")
+    yield "count, search: mug, at most 20,000", count(20_000, text="mug")
     yield "groups", lambda: len(store.groups())
     yield "groups, deep page", lambda: len(store.groups(after=str(total // 2)))
     yield "groups, searched and filtered", lambda: len(store.groups(EpisodeFilter(text="mug", success=True)))
