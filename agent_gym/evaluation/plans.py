@@ -45,7 +45,7 @@ class Plan:
     @property
     def title(self) -> str:
         """What it is called when speaking to people."""
-        return self.name or f"{self.suite.env.id}/{self.split}"
+        return self.name or f"{self.suite.env.id}:{self.split}"
 
     @property
     def attempts(self) -> int:

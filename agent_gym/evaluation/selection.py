@@ -106,7 +106,8 @@ def _gather(store: TrajectoryStore, phases: list[str], step: int | None) -> dict
 
 def suite_name(suite: str, env_id: str, split: str) -> str:
     """Return what episodes belong to: their suite, or else the split of their environment."""
-    return suite or (f"{env_id}/{split}" if split else env_id)
+    # Not with a slash: "alfworld/valid_unseen" is a suite of official games, and these may be any.
+    return suite or (f"{env_id}:{split}" if split else env_id)
 
 
 @contextmanager
