@@ -212,7 +212,11 @@ def _amount(comparison: Comparison, difference: float) -> str:
 def _bounds(comparison: Comparison, overall: Difference) -> str:
     if overall.low is None or overall.high is None:
         return ""
-    low, high = (number(end * comparison.unit, comparison.unit) for end in (overall.low, overall.high))
+    ends = [overall.low, overall.high]
+    if comparison.told_apart and (overall.difference or 0) < 0:
+        # "Worse by 28 points" has an interval of points by which it is worse.
+        ends = [-overall.high, -overall.low]
+    low, high = (number(end * comparison.unit, comparison.unit) for end in ends)
     return f"{comparison.level:.0%}: {low} to {high}; "
 
 
