@@ -228,7 +228,7 @@ class Server:
             text = text.replace(self._key, "***")
         # Some gateways answer 200 and put the status into the error.
         status = int(code) if response.is_success and code.isdecimal() else response.status_code
-        return Problem(status, _short(text) or response.reason_phrase, parameter, code)
+        return Problem(status, _short(text).rstrip(".") or response.reason_phrase, parameter, code)
 
     def _listed(self) -> str:
         names = [str(model.get("id")) for model in self.models or []]

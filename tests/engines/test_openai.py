@@ -340,7 +340,7 @@ def test_a_server_that_is_gone_is_given_up_and_its_episodes_are_data() -> None:
 @pytest.mark.parametrize(
     "reply, said",
     [
-        (refused(401, "Incorrect API key: sk-secret."), r"refuses the key \(401\): .*: \*\*\*\..*--api-key-env"),
+        (refused(401, "Incorrect API key: sk-secret."), r"refuses the key \(401\): .*: \*\*\*; set .*--api-key-env"),
         (refused(403, "no"), "refuses the key"),
         (refused(404, "The model `x` does not exist", code="model_not_found"), "--model-name"),
         (refused(400, "Unknown model: x"), "it has small-model, other"),
