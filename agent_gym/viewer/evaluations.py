@@ -7,7 +7,7 @@ from typing import Any
 from agent_gym.errors import UnknownIdError
 from agent_gym.evaluation.comparison import compare_suites
 from agent_gym.evaluation.report import report_of
-from agent_gym.evaluation.selection import suite_name
+from agent_gym.evaluation.selection import Selection, suite_name
 from agent_gym.store.episodes import EpisodeFilter, EpisodeRow
 from agent_gym.store.run import RunFolder
 from agent_gym.viewer.runs import Run
@@ -15,6 +15,9 @@ from agent_gym.viewer.runs import Run
 Json = dict[str, Any]
 
 _NOTHING = "Nothing has been measured yet."
+_TRAINING = ("before", "during", "after")
+_MEASUREMENTS = 20
+"""Times at which a training run measured that have a table."""
 _ATTEMPTS = 64
 """Attempts at one task that are linked to."""
 
@@ -32,13 +35,22 @@ def report(run: Run, phase: str | None) -> Json:
     run.header()
     if not _has_episodes(run):
         return {"suites": [], "note": _NOTHING}
-    suites = run.cached(("evaluation",), partial(_reports, run))
+    suites, cut = run.cached(("evaluation",), partial(_reports, run))
     chosen = [suite for suite in suites if phase in (None, suite["phase"])]
-    return {"suites": chosen} if chosen else {"suites": [], "note": _NOTHING}
+    return {"suites": chosen, "cut": cut} if chosen else {"suites": [], "note": _NOTHING}
 
 
-def _reports(run: Run) -> list[Json]:
-    return [one.as_dict() for one in report_of(RunFolder.open(run.path))]
+def _reports(run: Run) -> tuple[list[Json], str | None]:
+    """Return the reports, and what is left out: resampling hundreds of measurements takes a minute."""
+    folder = RunFolder.open(run.path)
+    records = run.metrics.page().records
+    times = list(dict.fromkeys((one["phase"], one["step"]) for one in records if one.get("phase") in _TRAINING))
+    if len(times) <= _MEASUREMENTS:
+        return [one.as_dict() for one in report_of(folder)], None
+    kept = [times[0], *times[1 - _MEASUREMENTS :]]
+    reports = [one for phase, step in kept for one in report_of(Selection(folder, phase, step))]
+    cut = f"Of {len(times):,} measurements the first and the last {_MEASUREMENTS - 1} are shown."
+    return [one.as_dict() for one in reports], cut
 
 
 def _has_episodes(run: Run) -> bool:

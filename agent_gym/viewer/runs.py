@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from agent_gym.errors import StoreError, UnknownIdError
+from agent_gym.store import schema
 from agent_gym.store.holding import holder
 from agent_gym.store.trajectories import TrajectoryStore
 from agent_gym.viewer.cache import Cache
@@ -97,7 +98,7 @@ class Run:
     def _is_old(self) -> bool:
         """Whether an earlier version wrote the file: then reading it makes a table in memory, which grows no more."""
         with self.database.open("rb") as file:
-            return int.from_bytes(file.read(64)[60:64], "big") == 0
+            return int.from_bytes(file.read(64)[60:64], "big") < schema.VERSION
 
     def _take(self, key: tuple[int, str]) -> TrajectoryStore | None:
         """Return a store that was opened before, for the file as it is now; opening one takes milliseconds."""

@@ -350,3 +350,11 @@ def test_a_comparison_links_the_tasks_that_differ_to_their_episodes(tmp_path: Pa
         "b_success": 0.0,
     }
     assert page.error("comparison", run=0, **{"with": 1}, suite="other")[0] == 404
+
+
+def test_of_very_many_measurements_the_first_and_the_last_are_summed_up(tmp_path: Path) -> None:
+    batches = [(step, "during", [episode(f"during/{step}/0", group=f"during/{step}")]) for step in range(1, 31)]
+    records = [{"phase": "during", "step": step} for step in range(1, 31)]
+    answer = Page(make_run(tmp_path / "many", batches, records).path).get("evaluation")
+    assert [suite["step"] for suite in answer["suites"]] == [1, *range(12, 31)]
+    assert answer["cut"] == "Of 30 measurements the first and the last 19 are shown."
