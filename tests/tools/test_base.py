@@ -198,7 +198,7 @@ def test_a_tool_without_a_schema_for_its_arguments_is_refused() -> None:
         ("calculator", "calculator"),
         ("agent_gym.tools.calculator:calculator", "calculator"),
     ],
-    ids=str,
+    ids=["tool", "class", "instance", "function", "name", "place"],
 )
 def test_a_tool_is_made_of_whatever_stands_for_one(given: Any, name: str) -> None:
     assert as_tool(given).name == name
