@@ -9,6 +9,7 @@ from exchange_runs import PROMPT, episode, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_gym.cli.exporting import run_export
 from agent_gym.errors import ConfigError, DataError, MissingExtraError, StoreError
 from agent_gym.evaluation.exchange.exporting import Format, export
 from agent_gym.evaluation.exchange.importing import import_file
@@ -186,3 +187,8 @@ def test_of_many_episodes_one_is_in_memory(kind: Format, tmp_path: Path) -> None
     gc.unfreeze()
     # The one that has just been written, and the next where it has been read already.
     assert len(alive) == 40 and max(alive) - min(alive) <= 1 and max(alive) <= 2
+
+
+def test_a_format_that_there_is_not_is_refused_by_name(run: Path) -> None:
+    with pytest.raises(ConfigError, match="no format 'xml': choose jsonl, parquet, inspect"):
+        run_export(run, "xml", None, Selection(), messages=False, tokens=False)
