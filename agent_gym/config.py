@@ -250,7 +250,7 @@ class EvalConfig(Section):
     attempts: int | None = Field(None, ge=1)
     """Episodes a task; by default 1, or as many as a suite says."""
     k: list[int] = Field(default_factory=list)
-    """For which k pass@k is computed; by default 1 and the number of attempts."""
+    """For which k pass@k is computed; by default 1, 2, 4 ... and the number of attempts."""
     rollout: EvalRolloutSection = EvalRolloutSection()
     temperature: float = Field(1.0, ge=0)
     """Of sampling."""
