@@ -215,10 +215,11 @@ def _mean_interval(
         return *student_interval(differences, level=level), "Student over tasks"
     if float(np.ptp(differences)) > 1e-12:
         return *bootstrap_interval(differences, rng=rng, level=level), "paired bootstrap over tasks (BCa)"
-    if unit and abs(float(differences[0])) < 1e-12:
+    if unit:
         # Resampling would give an interval of no width; on each task the runs may still differ another time.
-        low, high = paired_interval(0, 0, len(differences), level=level)
-        return low, high, "score interval (Tango), as no task differs"
+        gained = float(differences[0]) * len(differences)
+        low, high = paired_interval(max(-gained, 0), max(gained, 0), len(differences), level=level)
+        return low, high, "score interval (Tango), as the runs differ alike on all tasks"
     return None, None, "no interval: all tasks differ alike"
 
 

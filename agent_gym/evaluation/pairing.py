@@ -73,7 +73,7 @@ def sign_flip_test(differences: ArrayLike, *, rng: np.random.Generator, flips: i
     return extreme / (flips + 1)
 
 
-def paired_interval(only_first: int, only_second: int, pairs: int, *, level: float = 0.95) -> tuple[float, float]:
+def paired_interval(only_first: float, only_second: float, pairs: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return the score interval of the difference of two success rates on the same tasks, one attempt each.
 
     Args:
@@ -98,7 +98,7 @@ def paired_interval(only_first: int, only_second: int, pairs: int, *, level: flo
     return low, high
 
 
-def _tango_end(only_first: int, only_second: int, pairs: int, z: float) -> float:
+def _tango_end(only_first: float, only_second: float, pairs: int, z: float) -> float:
     """Return the largest difference that the score test does not refuse."""
     observed = (only_second - only_first) / pairs
     low, high = observed, 1.0
@@ -108,7 +108,7 @@ def _tango_end(only_first: int, only_second: int, pairs: int, z: float) -> float
     return high
 
 
-def _tango_score(only_first: int, only_second: int, pairs: int, difference: float) -> float:
+def _tango_score(only_first: float, only_second: float, pairs: int, difference: float) -> float:
     """Return the score statistic of a supposed difference, about normal where it is the true one."""
     # With that difference, the share of tasks that only the first run solves is most likely the root of a quadratic.
     linear = -only_first - only_second + (2 * pairs - only_second + only_first) * difference

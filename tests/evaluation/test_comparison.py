@@ -46,6 +46,16 @@ def test_runs_that_are_alike_are_not_told_apart_and_the_note_says_what_would_be(
     assert note.startswith("40 tasks would mostly show a difference of") and "2.5 points takes about" in note
 
 
+def test_runs_that_differ_alike_on_all_tasks_still_have_an_interval(tmp_path: Path) -> None:
+    solved, failed = (make(tmp_path / name, [[won, won]] * 10) for name, won in (("a", True), ("b", False)))
+    for first, second, gained in ((solved, solved, 0), (failed, solved, 10)):
+        overall = compare_runs(first, second).overall
+        assert (overall.low, overall.high) == paired_interval(0, gained, 10)
+        assert overall.low is not None and overall.low < gained / 10
+    rewards = compare_runs(failed, solved, metric="reward").overall
+    assert rewards.difference == 1 and rewards.low is None and "differ alike" in rewards.method
+
+
 def test_what_was_left_out_is_counted(tmp_path: Path) -> None:
     a = make(tmp_path / "a", [[True], [False], [True], ["down"]])
     b = make(tmp_path / "b", [[True], [True], ["down"]], first=1)
