@@ -5,6 +5,7 @@ suites.json    what each suite amounted to when the run was started: its tasks, 
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from agent_gym.config import EvalConfig, as_dict, build, read_yaml
-from agent_gym.errors import ConfigError, DataError, StoreError
+from agent_gym.errors import AgentGymError, ConfigError, DataError, StoreError
 from agent_gym.evaluation.plans import Plan
 from agent_gym.store.atomic import write_text
 from agent_gym.store.holding import held
@@ -65,10 +66,20 @@ def keeping(
                 yield run, store
         return
     run = RunFolder.create(path, stored_form(config))
-    with held(path):
-        _write(run, config, plans)
-        with tracked(run, config.tracking), run.trajectories() as store:
-            yield run, store
+    played = True
+    try:
+        with held(path):
+            _write(run, config, plans)
+            with tracked(run, config.tracking), run.trajectories() as store:
+                try:
+                    yield run, store
+                except AgentGymError:
+                    played = store.count() > 0
+                    raise
+    finally:
+        if not played:
+            # It could not even begin, for a mistyped model, say: the name is free for the next try.
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def stored_form(config: EvalConfig) -> dict[str, Any]:

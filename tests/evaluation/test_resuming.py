@@ -10,7 +10,7 @@ import pytest
 from evaluation import guessing
 
 from agent_gym.config import EvalConfig, build
-from agent_gym.errors import ConfigError, DataError, StoreError
+from agent_gym.errors import AgentGymError, ConfigError, DataError, StoreError
 from agent_gym.evaluation.resuming import stored_config, suite_records
 from agent_gym.evaluation.runner import Evaluation, evaluate
 from agent_gym.store.run import RunFolder
@@ -218,3 +218,10 @@ def test_progress_counts_what_is_played_again_when_it_has_been(folder: Path) -> 
 
     evaluate(config(), "run", retry_failed=True, listener=Heard())
     assert told == [(4, 0, 6), "eval/1/0", "eval/2/0"]
+
+
+def test_a_model_that_is_not_there_leaves_no_folder_behind(folder: Path) -> None:
+    with pytest.raises(AgentGymError, match="No server answers"):
+        evaluate(config(model="http://127.0.0.1:9/v1"), "run")
+    assert not (folder / "run").exists()
+    assert evaluate(config(), "run").score.episodes == 6
