@@ -3,7 +3,7 @@
 Failed episodes are reported apart: they are no wrong answers. What cannot be known is None.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -126,10 +126,27 @@ def report_of(
     config = folder.config
     wanted = ks or config.get("k") or None
     known = suites_of(config)
-    return [
+    reports = [
         report(one, part, suite=known.get(part.suite) or _packaged(part.suite), metric=metric, ks=wanted, level=level)
         for part, one in found.items()
     ]
+    changed = _changed(config)
+    return [replace(one, **_without_references(one, changed)) for one in reports] if changed else reports
+
+
+def _changed(config: dict[str, Any]) -> list[str]:
+    """Return what a run set otherwise than its suites say."""
+    if not config.get("suites"):
+        return []
+    options = (config.get("env") or {}).get("options") or {}
+    split = [f"split={config['split']}"] if config.get("split") else []
+    return [f"{name}={value}" for name, value in options.items()] + split
+
+
+def _without_references(report: Report, changed: list[str]) -> dict[str, Any]:
+    """Return the fields of a report of a suite that was not played as it says."""
+    note = f"played with {', '.join(changed)}, which the suite does not say: no other run of it compares."
+    return {"references": [], "warnings": [note, *report.warnings]}
 
 
 def report(

@@ -126,6 +126,15 @@ def test_the_references_of_a_suite_stand_beside_it(tmp_path: Path) -> None:
     assert found.references and all(one["source"] for one in found.references)
 
 
+def test_what_was_played_otherwise_than_its_suite_says_has_no_references_and_a_warning(tmp_path: Path) -> None:
+    config = {"suites": ["alfworld/valid_seen"], "env": {"options": {"max_turns": 5}}}
+    run = RunFolder.create(tmp_path / "run", config)
+    add(run, [[True]], suite="alfworld/valid_seen")
+    (found,) = report_of(run)
+    assert found.references == []
+    assert "max_turns=5" in found.warnings[0]
+
+
 def test_a_run_without_episodes_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no episodes"):
         report_of(RunFolder.create(tmp_path / "run", {}))
