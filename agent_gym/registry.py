@@ -39,6 +39,8 @@ class EnvSpec:
 
 _SPECS: dict[str, EnvSpec] = {}
 _loaded_plugins = False
+_FILES: dict[Path, tuple[tuple[int, int], Any]] = {}
+"""Modules of files that were named by their path, with the time and the size of the file that was run."""
 
 
 def register(
@@ -250,12 +252,18 @@ def _import_local(module_name: str) -> Any:
 
 
 def _load_file(path: Path) -> Any:
+    """Return the module in a file; it is run once, and again only when it has changed."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"no file {path}")
+    place, state = path.resolve(), path.stat()
+    known = _FILES.get(place)
+    if known is not None and known[0] == (state.st_mtime_ns, state.st_size):
+        return known[1]
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
     spec.loader.exec_module(module)
+    _FILES[place] = (state.st_mtime_ns, state.st_size), module
     return module
 
 

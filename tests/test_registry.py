@@ -130,3 +130,12 @@ def test_a_plugin_that_fails_is_named_each_time(monkeypatch: pytest.MonkeyPatch)
     for look_up in (registry.specs, lambda: registry.make("alfworld"), lambda: as_tool("calculator")):
         with pytest.raises(ConfigError, match=r"'broken' \(no_such_plugin:register\) failed: ModuleNotFoundError"):
             look_up()
+
+
+def test_a_file_is_run_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("class Mine:\n    size = 1\n")
+    first = registry.resolve(f"{file}:Mine")
+    assert registry.resolve(f"{file}:Mine") is first
+    file.write_text("class Mine:\n    size = 22\n")
+    assert registry.resolve(f"{file}:Mine").size == 22
