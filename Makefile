@@ -2,6 +2,7 @@
 # make extras the engines of all environments: TextWorld, ScienceWorld, the official ALFWorld engine (needs cmake and g++)
 # make inspect the readers of inspect_ai, for the tests that our logs open in it
 # make test   set up, then run the whole test suite
+#             PYTEST_OPTIONS='-n 2 --dist loadfile' shares it between two workers
 # make docs   set up, then build the site of the documents into site/
 # make check  set up, then lint, types and tests
 
@@ -42,7 +43,7 @@ demo: setup
 	$(BIN)/agent-gym train --config examples/household.yaml --name demo --resume
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
