@@ -1,6 +1,5 @@
 """The runs that are shown: folders that may be written, may be half made, or may vanish while they are looked at."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from agent_gym.errors import StoreError, UnknownIdError
+from agent_gym.secrecy import is_secret
 from agent_gym.store import schema
 from agent_gym.store.holding import holder
 from agent_gym.store.trajectories import TrajectoryStore
@@ -23,8 +23,6 @@ Value = TypeVar("Value")
 
 LIVE_SECONDS = 60.0
 """A run that was written within this time counts as running."""
-
-_SECRET = re.compile(r"(?i)(^|[_.-])(api_?key|token|password|secret|authorization)$")
 
 
 @dataclass(eq=False)
@@ -195,4 +193,4 @@ def _without_secrets(value: Any, key: str = "") -> Any:
         return {name: _without_secrets(inner, str(name)) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_secrets(inner, key) for inner in value]
-    return "(not shown)" if isinstance(value, str) and value and _SECRET.search(key) else value
+    return "(not shown)" if isinstance(value, str) and value and is_secret(key) else value

@@ -1,6 +1,5 @@
 """A run's episodes as logs of inspect_ai: one for each suite (else environment and split) and phase."""
 
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from agent_gym.errors import ConfigError
 from agent_gym.evaluation.exchange.inspect_log import OURS, InspectLog, identifier
 from agent_gym.evaluation.exchange.reading import Stored, SystemPrompts
 from agent_gym.files import replacing
+from agent_gym.secrecy import is_secret
 from agent_gym.store.atomic import writing
 from agent_gym.store.run import RunFolder
 
 LOG_ENDING: Final = ".eval"
-_SECRET: Final = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 _MEASURED: Final = "eval"
 _GENERATION: Final = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs", "seed")
 
@@ -119,7 +118,7 @@ def _spec(path: Path, config: dict[str, Any], name: str, first: Stored, prompt: 
 
 def _shown(options: dict[str, Any]) -> dict[str, Any]:
     """Leave out what may be secret: a log is made to be handed on."""
-    return {name: value for name, value in options.items() if not _SECRET.search(name)}
+    return {name: value for name, value in options.items() if not is_secret(name)}
 
 
 def _plan(config: dict[str, Any]) -> dict[str, Any]:
