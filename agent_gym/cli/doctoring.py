@@ -35,6 +35,7 @@ _EXTRAS = {
     "textarena": ("textarena",),
     "reasoning-gym": ("reasoning_gym",),
     "plots": ("matplotlib",),
+    "inspect": ("zstandard",),
     "viewer": ("starlette", "uvicorn"),
     "tracking": ("tensorboard",),
     "wandb": ("wandb",),
