@@ -51,9 +51,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
         spread = {name: [value] * length for name, value in METHOD.items()}
         spread["log_ratio"] = [0.02 * (place % 5 - 2) for place in range(length)]
         store.add_signals(2, {"train/2/g0e0": spread})
-    second = make_run(
-        folder / "plain", [(1, "train", [episode("train/1/g0e0", success=True)])], [trained(1), trained(2)]
-    )
+    played = [
+        (step, phase, [episode(f"{phase}/{step}/g0e0", group=f"{phase}/{step}/g0", success=True)])
+        for step, phase in ((1, "train"), (2, "after"))
+    ]
+    second = make_run(folder / "plain", played, [trained(1), trained(2)])
     won = [evaluation_run(folder / "eval_a", [0, 1, 2, 3]), evaluation_run(folder / "eval_b", [0, 4])]
     return [first, second, *won]
 
@@ -139,6 +141,14 @@ def test_one_clicks_from_the_overview_to_an_episode_and_comes_back(open_page: An
     page.go_back()
     page.go_back()
     expect(page.locator("h2").first).to_have_text("Branch tree")
+
+
+def test_groups_of_training_come_before_those_of_measurements(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/#/groups?run=1")
+    expect(page.get_by_label("Phase")).to_have_value("train")
+    expect(page.locator(".total")).to_have_text("1 group")
+    page.get_by_label("Phase").select_option("all")
+    expect(page.locator(".total")).to_have_text("2 groups")
 
 
 def test_the_branch_tree_shows_forks_with_their_cause_and_rewards_at_the_leaves(open_page: Any, address: str) -> None:

@@ -44,10 +44,15 @@
     { title: "Spread", cell: (group) => format.number(group.spread), number: true },
   ];
 
+  const ALL = "all";
+
   async function list(parameters) {
     const run = gym.currentRun(parameters);
-    const asked = { run: run.index, phase: parameters.phase, step: parameters.step, q: parameters.q };
-    const [page, facets] = await Promise.all([gym.get("groups", asked), gym.get("facets", { run: run.index })]);
+    const facets = await gym.get("facets", { run: run.index });
+    // Where there was training its groups come first: those of measurements have one attempt each.
+    const phase = parameters.phase ?? (facets.phases.includes("train") ? "train" : ALL);
+    const asked = { run: run.index, phase: phase === ALL ? undefined : phase, step: parameters.step, q: parameters.q };
+    const page = await gym.get("groups", asked);
     const filters = h(
       "form",
       { class: "filters", onsubmit: (event) => event.preventDefault() },
@@ -59,9 +64,9 @@
       select(
         "Phase",
         "phase",
-        [["", "all"], ...facets.phases.map((phase) => [phase, phase])],
-        parameters.phase,
-        (phase) => gym.change({ phase }),
+        [[ALL, "all"], ...facets.phases.map((name) => [name, name])],
+        phase,
+        (chosen) => gym.change({ phase: chosen }),
       ),
       input("Step", "step", parameters.step, (step) => gym.change({ step }), { type: "number" }),
     );
