@@ -5,6 +5,7 @@ Each has a folder, an environment, an input and outputs of its own, as if it had
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,8 @@ def _begin(
     work: Callable[[list[str]], None], arguments: list[str], folder: str, environment: dict[str, str], files: list[str]
 ) -> None:
     """Work in a folder, with an environment, an input and outputs of one's own."""
+    # A shell gives what it starts in the background no Ctrl-C, and it would be handed down to here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

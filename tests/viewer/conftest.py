@@ -29,9 +29,9 @@ def _needs_browser() -> Any:
     pytest.skip(f"{missing}: the page is not tested in a browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
+    """Chromium, without a window; for one file, because Playwright's event loop keeps others from being run."""
     with _needs_browser()() as playwright:
         # As root its own sandbox does not start.
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -65,7 +65,7 @@ def test_the_tasks_of_a_split_go_from_the_first_to_the_last_variation() -> None:
     assert [task.id for task in tasks[:2]] == ["melt/14", "melt/15"]
     assert [task.id for task in tasks[-3:]] == ["melt/20", "identify-life-stages-2/4", "identify-life-stages-2/5"]
     assert tasks[0].split == "dev"
-    assert tasks[0].metadata == {"task": "melt", "variation": 14}
+    assert tasks[0].metadata == {"task": "melt", "variation": 14, "task_type": "melt"}
 
 
 @pytest.mark.parametrize(
