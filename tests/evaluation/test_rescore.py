@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from evaluation import guessing
 
+from agent_gym.cli.listing_runs import describe
 from agent_gym.config import EvalConfig, build
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.evaluation.rescore import rescore
@@ -21,6 +22,12 @@ def half(episode):
 
 def wild(episode):
     return 3
+
+def wordy(episode):
+    return "good" if episode.id.endswith("5/0") else 0.5
+
+def forgetful(episode):
+    return 0.5 if not episode.id.endswith("5/0") else episode.metadata["nothing"]
 """
 
 
@@ -99,3 +106,25 @@ def test_what_is_no_grade_or_no_function_is_named() -> None:
         list(rescore(run, "judges.py:wild"))
     with pytest.raises(UnknownIdError, match="grader"):
         list(rescore(run, "judges.py:nobody"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("wordy", "wordy gave 'good' for eval/5/0"), ("forgetful", "eval/5/0 .KeyError: 'nothing'.")]
+)
+def test_a_judge_that_fails_is_named_with_the_episode_and_leaves_the_run_as_it_was(name: str, said: str) -> None:
+    run = guesses()
+    before = [(each.success, each.score, each.metadata) for each in run.trajectories().select()]
+    with pytest.raises(ConfigError, match=said):
+        list(rescore(run, f"judges.py:{name}"))
+    assert [(each.success, each.score, each.metadata) for each in run.trajectories().select()] == before
+    assert len(run.metrics()) == 1
+
+
+def test_the_metrics_get_the_new_score_which_is_the_one_that_is_listed() -> None:
+    run = guesses()
+    list(rescore(run, "environment"))
+    assert len(run.metrics()) == 1
+    list(rescore(run, "judges.py:half"))
+    first, last = run.metrics()
+    assert last["successes"] == 0 != first["successes"] and last.keys() == first.keys()
+    assert describe(run.path, Path(), 0.0).success == 0.0
