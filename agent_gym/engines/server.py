@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import httpx
 
@@ -64,13 +65,13 @@ class Server:
 
     Args:
         url: Its address up to the version, "http://localhost:8000/v1".
-        key: Sent as a bearer token; kept here alone, and taken out of every message.
+        key: Sent as a bearer token, without the white space around it; kept here alone, and taken out of every message.
         key_name: The environment variable of the key, for messages.
         patience: How long a request is tried.
         connections: Requests in flight, at most.
 
     Raises:
-        EngineError: The address is none, or carries a password or a query.
+        EngineError: The address is none, or carries a password or a query; or the key cannot stand in a header.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class Server:
         """Requests that failed and were sent again."""
         self.models: list[dict[str, Any]] | None = None
         """The models that the server lists; None where it lists none, or was not asked."""
-        self._key = key
+        key = _usable(key, key_name)
+        self._secret = _spellings(key) if key else None
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         self._lanes: Lanes | None = None
         self._answered = False
@@ -108,7 +110,7 @@ class Server:
             )
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise EngineError(
-                f"No server answers at {self.url} ({_reason(error)}): start it, or check the address."
+                f"No server answers at {self.url} ({self._reason(error)}): start it, or check the address."
             ) from error
         if response.status_code in (401, 403):
             raise self._error(response, self._problem(response))
@@ -136,7 +138,7 @@ class Server:
             try:
                 response = await lanes.post(path, body)
             except httpx.TransportError as error:
-                failure = self._unreached(_reason(error))
+                failure = self._unreached(self._reason(error))
             except TimeoutError:
                 failure = self._unreached(f"no answer within {self.patience.request:g} s")
             else:
@@ -163,8 +165,8 @@ class Server:
     def wrong(self, what: str) -> EngineError:
         """Return the error of an answer that is not what the protocol says."""
         return EngineError(
-            f"The server {self.url} answered {what}: check that it speaks OpenAI's protocol (--api chat or "
-            "completions)."
+            f"The server {self.url} answered {self._masked(what)}: check that it speaks OpenAI's protocol (--api chat "
+            "or completions)."
         )
 
     def _connected(self) -> Lanes:
@@ -184,7 +186,7 @@ class Server:
         try:
             content = json.loads(response.content)
         except (ValueError, RecursionError):
-            raise self.wrong(f"with what is no JSON ({_short(response.text)!r})") from None
+            raise self.wrong(f"with what is no JSON ({self._quoted(response.text)!r})") from None
         if not isinstance(content, dict):
             raise self.wrong("with JSON that is no object")
         return content
@@ -200,7 +202,7 @@ class Server:
                 "the key with --api-key-env."
             )
         if 300 <= status < 400:
-            where = response.headers.get("Location", "elsewhere")
+            where = self._quoted(response.headers.get("Location", "elsewhere"))
             return RefusedError(f"The server {self.url} redirects to {where}: give that address.")
         if status in (400, 413, 422) and (_TOO_LONG.search(problem.message) or _TOO_LONG.search(problem.code)):
             return ContextLengthError(f"The prompt is too long for the server {self.url} {said}.")
@@ -224,17 +226,28 @@ class Server:
             message = error.get("message") or error.get("detail") or error
             parameter, code = str(error.get("param") or ""), str(error.get("code") or "")
         text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
-        if self._key:
-            text = text.replace(self._key, "***")
         # Some gateways answer 200 and put the status into the error.
         status = int(code) if response.is_success and code.isdecimal() else response.status_code
-        return Problem(status, _short(text).rstrip(".") or response.reason_phrase, parameter, code)
+        said = self._quoted(text).rstrip(".") or self._quoted(response.reason_phrase)
+        return Problem(status, said, self._masked(parameter), self._masked(code))
 
     def _listed(self) -> str:
         names = [str(model.get("id")) for model in self.models or []]
         return (
-            ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "no list of models"
+            self._masked(", ".join(names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            or "no list of models"
         )
+
+    def _quoted(self, text: str) -> str:
+        """Return a foreign text as a sentence may hold it: on one line, cut short, without the key."""
+        # The key goes first: half of one, at the end of what is cut short, would not be found.
+        return _short(self._masked(text))
+
+    def _masked(self, text: str) -> str:
+        return self._secret.sub("***", text) if self._secret else text
+
+    def _reason(self, error: Exception) -> str:
+        return self._quoted(str(error)) or type(error).__name__
 
     def _unreached(self, reason: str) -> EngineError:
         return EngineError(f"The server {self.url} could not be reached or broke off ({reason}).")
@@ -250,6 +263,23 @@ def _given_up(failure: EngineError, failures: int) -> EngineError:
         f"{failure} Given up after {tries}: ask for fewer episodes at once (rollout.concurrency) or be more patient "
         "(server.tries, server.patience), then play the failed episodes again."
     )
+
+
+def _usable(key: str | None, name: str) -> str | None:
+    """Return a key as it can be sent."""
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        # It is not quoted: errors are stored.
+        raise EngineError(
+            f"The key in {name} holds characters that cannot be sent: it must be printable ASCII, so copy it again."
+        )
+    return key or None
+
+
+def _spellings(key: str) -> re.Pattern[str]:
+    """Return what finds a key as it is, in an address and in JSON."""
+    spelled = {key, quote(key), quote(key, safe=""), quote_plus(key), json.dumps(key)[1:-1]}
+    return re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))), re.IGNORECASE)
 
 
 def _checked(url: str) -> str:
@@ -277,10 +307,6 @@ def _models(response: httpx.Response) -> list[dict[str, Any]] | None:
     if not isinstance(data, list):
         return None
     return [model for model in data if isinstance(model, dict) and isinstance(model.get("id"), str)]
-
-
-def _reason(error: Exception) -> str:
-    return _short(str(error)) or type(error).__name__
 
 
 def _short(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from helpers import CountEnv, run
@@ -368,6 +369,42 @@ def test_what_no_request_can_mend_ends_all_episodes_at_once_with_one_sentence(re
     assert ended == [] and len(server.asked) <= 2 and waits.seconds == []
     assert "sk-secret" not in str(caught.value)
     assert server.asked[0].headers["authorization"] == "Bearer sk-secret"
+
+
+ECHOES = {
+    "not JSON": lambda said: Reply(f"<html>debug {said}".encode()),
+    "not JSON, and long": lambda said: Reply(f"{'x' * 290}{said}".encode()),
+    "an error": lambda said: refused(400, f"bad request, {said}"),
+    "another shape": lambda said: Reply({"error": {"headers": {"a": said}}}, 400),
+    "a code": lambda said: refused(422, "no", code=said, param=said),
+    "a redirect": lambda said: Reply({}, 307, {"Location": f"https://else.where/v1?k={quote(said)}"}),
+    "a redirect as it is": lambda said: Reply({}, 302, {"Location": f"https://else.where/v1?k={said}"}),
+}
+
+
+@pytest.mark.parametrize("kind", ECHOES)
+@pytest.mark.parametrize("key", ["sk-secret+1234/56==", 'sk-"secret"'])
+def test_a_server_that_says_the_key_back_does_not_get_it_into_an_error(kind: str, key: str) -> None:
+    def echo(asked: Asked, number: int) -> Reply:
+        return ECHOES[kind](asked.headers["authorization"])
+
+    with asking(echo, key=key) as (_, engine, _), pytest.raises(EngineError) as caught:
+        once(engine)
+    said = f"{caught.value} {getattr(caught.value, 'problem', '')}"
+    assert "***" in said and "sk-" not in said and "secret" not in said
+
+
+def test_a_key_is_sent_without_the_white_space_around_it() -> None:
+    with asking(in_turn(chat("go")), key=" sk-right\n") as (server, engine, _):
+        once(engine)
+    assert server.asked[0].headers["authorization"] == "Bearer sk-right"
+
+
+@pytest.mark.parametrize("key", ["sk-sécret", "sk-sec\nret", "sk-sec\x00ret", "sk-\udcffret"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_quoted(key: str) -> None:
+    with pytest.raises(EngineError, match=r"key in MY_KEY .* printable ASCII") as caught:
+        Server("http://localhost:1/v1", key=key, key_name="MY_KEY")
+    assert "sk-" not in str(caught.value)
 
 
 def test_once_the_server_has_answered_a_forbidden_prompt_costs_its_episode_alone() -> None:
