@@ -6,7 +6,7 @@ does, so that no option is ever silently without effect.
 
 import copy
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -249,7 +249,7 @@ class EvalConfig(Section):
     """How many of them, spread evenly over the split or the suite; by default 100, or all of a suite."""
     attempts: int | None = Field(None, ge=1)
     """Episodes a task; by default 1, or as many as a suite says."""
-    k: list[int] = Field(default_factory=list)
+    k: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
     """For which k pass@k is computed; by default 1, 2, 4 ... and the number of attempts."""
     rollout: EvalRolloutSection = EvalRolloutSection()
     temperature: float = Field(1.0, ge=0)

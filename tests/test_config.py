@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_gym.config import TrainConfig, as_dict, build, load, parse_overrides
+from agent_gym.config import EvalConfig, TrainConfig, as_dict, build, load, parse_overrides
 from agent_gym.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -25,6 +25,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(key: str, near: str) -> 
 def test_a_number_out_of_range_is_one_sentence_that_names_the_key(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"'{key}' is {value!r}"):
         load(TrainConfig, None, {key: value})
+
+
+def test_k_attempts_are_one_at_least() -> None:
+    with pytest.raises(ConfigError, match=r"'k.1' is '0': .*greater than or equal to 1"):
+        load(EvalConfig, None, {"k": ["4", "0"]})
 
 
 def test_overrides_come_after_the_file(tmp_path: Path) -> None:

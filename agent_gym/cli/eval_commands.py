@@ -71,10 +71,10 @@ def evaluate(
     set_: Assignments = None,
 ) -> None:
     """Measure an agent's success on tasks."""
-    from agent_gym.cli.evaluating import run_evaluation
+    from agent_gym.cli.evaluating import named_suites, run_evaluation
 
     overrides = {
-        "suites": [part for given in suite for part in given.split(",") if part] if suite else None,
+        "suites": named_suites(suite) if suite else None,
         "env.id": env,
         "model": model,
         "server.name": model_name,

@@ -73,6 +73,18 @@ def run_evaluation(
         raise typer.Exit(1)
 
 
+def named_suites(given: list[str]) -> list[str]:
+    """Return the names that `--suite` was given, which may stand with commas between them.
+
+    Raises:
+        ConfigError: There is none: what would be played was not meant.
+    """
+    names = [part.strip() for text in given for part in text.split(",") if part.strip()]
+    if not names:
+        raise ConfigError(f"--suite {given[0]!r} names no suite: leave it out, or see agent-gym suites.")
+    return names
+
+
 def _say_how_to_go_on(console: Console, result: Evaluation, again: str) -> None:
     played, planned = result.score.episodes, result.planned
     if result.stopped:

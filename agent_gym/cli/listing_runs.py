@@ -31,6 +31,10 @@ _DEPTH = 3
 _BARS = "▁▂▃▄▅▆▇█"
 _MEASURED = ("after", "during", "before", "eval")
 _WRITTEN = ("metrics.jsonl", "trajectories.sqlite", "trajectories.sqlite-wal", "config.yaml")
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(AgentGymError, yaml.YAMLError, sqlite3.Error),
+)
 _COLORS = {"running": "green", "stopped": "yellow", "unreadable": "red"}
 
 
@@ -110,10 +114,11 @@ def describe(run: Path, folder: Path, written: float) -> Listed:
         records = sampled(run / "metrics.jsonl")
         describing = _training if kind == "train" else _evaluation
         env, method, done, total, finished = describing(run, config, records)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, AgentGymError, yaml.YAMLError, sqlite3.Error):
+        success, curve = _success(records), _curve(records)
+    except _UNREADABLE:
         return Listed(name, "?", "?", "?", 0, None, None, (), written, "unreadable")
     state = "running" if holder(run) is not None else "finished" if finished else "stopped"
-    return Listed(name, kind, env, method, done, total, _success(records), _curve(records), written, state)
+    return Listed(name, kind, env, method, done, total, success, curve, written, state)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -107,3 +107,26 @@ def test_rescoring_says_what_changed(folder: Path) -> None:
     assert "│ reward" in run("rescore", "runs/a", "--metric", "reward").output
     with pytest.raises(UnknownIdError, match="Unknown metric 'sucess': did you mean 'success'"):
         run("rescore", "runs/a", "--metric", "sucess")
+
+
+@pytest.mark.parametrize("given", [",", " ", ""])
+def test_a_suite_without_a_name_is_no_evaluation_of_something_else(given: str) -> None:
+    with pytest.raises(ConfigError, match="names no suite"):
+        run("eval", "--suite", given, "--model", "expert")
+    assert not Path("runs").exists()
+
+
+def test_a_run_that_is_graded_again_from_elsewhere_keeps_what_its_suite_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "kitchen.yaml").write_text(OWN + "metric: score\n")
+    run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--name", "a")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    told = run("rescore", "../runs/a").output
+    assert "score" in told.partition("on kitchen")[2] and "published: 12.5 success %" in told
+
+
+def test_nothing_published_stands_beside_a_part_of_a_suite(folder: Path) -> None:
+    told = run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--tasks", "2", "--name", "a").output
+    assert "published:" not in told and "no published scores stand here: played with tasks=2 of 3" in told

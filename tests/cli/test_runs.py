@@ -113,6 +113,24 @@ def test_broken_metrics_and_databases_do_not_hide_other_runs(tmp_path: Path) -> 
     assert states == {"good": "finished", "torn": "stopped", "scrap": "unreadable"}
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"phase": "eval", "step": "x"},
+        {"phase": "eval", "suite": ["a"], "episodes": 1, "failed": 0, "successes": 1},
+        {"phase": "after", "step": 1, "success_rate": "high"},
+        {"phase": "train", "step": "x", "success_rate": 1.0},
+        {"phase": "train", "step": 9, "success_rate": 10**400},
+    ],
+)
+def test_an_odd_record_does_not_hide_other_runs(odd: dict[str, object], tmp_path: Path) -> None:
+    trained(tmp_path / "good", after=1.0)
+    for kind in (trained(tmp_path / "strange"), evaluated(tmp_path / "odd", {"": (1, 2)})):
+        RunFolder.open(kind).log(odd)
+    states = {row[0]: row[-1] for row in listed(tmp_path)}
+    assert states["good"] == "finished" and len(states) == 3 and "unreadable" in states.values()
+
+
 def test_of_long_metrics_a_part_is_read_that_spans_the_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": step, "note": "x" * 900}) + "\n" for step in range(5_000)))
