@@ -20,8 +20,8 @@ from agent_gym.evaluation.pairing import (
     unpaired_interval,
 )
 from agent_gym.evaluation.power import smallest_mean_difference
-from agent_gym.evaluation.report import suite_metric
-from agent_gym.evaluation.selection import Selection, chosen
+from agent_gym.evaluation.published import said_of
+from agent_gym.evaluation.selection import Part, Selection, chosen
 from agent_gym.evaluation.statistics import MANY_TASKS, standard_error, student_interval
 from agent_gym.evaluation.summing import estimate_of
 from agent_gym.evaluation.support import Support, support
@@ -84,10 +84,12 @@ def compare_suites(
         StoreError: The episodes cannot be read.
     """
     first, second = (run if isinstance(run, Selection) else Selection(run) for run in (run_a, run_b))
-    found_a, found_b = ({part.suite: one for part, one in chosen(run).items()} for run in (first, second))
+    both = [chosen(run) for run in (first, second)]
+    parts: dict[str, Part] = {part.suite: part for part in both[0]}
+    found_a, found_b = ({part.suite: one for part, one in found.items()} for found in both)
     compared = []
     for name_a, name_b in _common(found_a, found_b, suite):
-        measure = metric or suite_metric(first.run.config, name_a)
+        measure = metric or said_of(first.run, parts[name_a], found_a[name_a]).metric
         names = (str(first), str(second))
         compared.append(compare(found_a[name_a], found_b[name_b], names, suite=name_a, metric=measure, level=level))
     return adjusted(compared)

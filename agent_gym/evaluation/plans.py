@@ -36,6 +36,8 @@ class Plan:
     task_digests: tuple[str, ...]
     """A few digits of what each task says; empty where the environment cannot tell."""
     seed: int
+    changed: tuple[str, ...] = ()
+    """What is otherwise than the suite says, and decides what comes of an episode or of how many: "tasks=20 of 134"."""
 
     @property
     def prefix(self) -> str:
@@ -79,7 +81,7 @@ class Plan:
         """Return what a run keeps of it, to be compared when the run is resumed, and to be shown."""
         suite = as_dict(self.suite)
         tasks = [list(pair) for pair in zip(self.task_ids, self.task_digests, strict=True)]
-        return {**suite, "name": self.name, "split": self.split, "tasks": tasks}
+        return {**suite, "name": self.name, "split": self.split, "tasks": tasks, "changed": list(self.changed)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def chosen_tasks(suite: Suite, env: TextEnv, split: str) -> list[Task]:
 
 
 def _plan(suite: Suite, name: str | None, config: EvalConfig) -> Plan:
-    suite = _wished(suite, config) if name is None else suite
+    own, suite = suite, _wished(suite, config) if name is None else suite
     with closing(_env(suite)) as env:
         split = suite.split or env.held_out_split
         tasks = chosen_tasks(suite, env, split)
@@ -155,10 +157,12 @@ def _plan(suite: Suite, name: str | None, config: EvalConfig) -> Plan:
     pairs = [
         (task.id, _hex(content)[:_SHORT] if content else "") for task, content in zip(tasks, contents, strict=True)
     ]
-    if name is None:
+    changed = _changed(own, suite)
+    if name is None and config.tasks is not None and config.tasks < len(pairs):
+        changed.append(f"tasks={config.tasks} of {len(pairs)}")
         pairs = _spread(pairs, config.tasks)
     ids, digests = zip(*pairs, strict=True)
-    return Plan(suite.name if name is None else name, suite, split, ids, digests, config.seed)
+    return Plan(suite.name if name is None else name, suite, split, ids, digests, config.seed, tuple(changed))
 
 
 def _env(suite: Suite) -> TextEnv:
@@ -184,6 +188,16 @@ def _wished(suite: Suite, config: EvalConfig) -> Suite:
     if config.attempts is not None:
         wishes["attempts"] = config.attempts
     return suite.model_copy(update=wishes)
+
+
+def _changed(own: Suite, wished: Suite) -> list[str]:
+    """Return what a configuration sets otherwise than a suite says; more attempts are no other way to play."""
+    before, after = (
+        {**one.env.options, **as_dict(one.rollout), "temperature": one.temperature} for one in (own, wished)
+    )
+    return [
+        f"{name}={value}" for name, value in after.items() if name != "concurrency" and before.get(name, ...) != value
+    ]
 
 
 def _check(suite: Suite, found: Digest) -> None:

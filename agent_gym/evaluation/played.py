@@ -21,7 +21,8 @@ def suite_of(run: RunFolder, name: str = "") -> Suite:
     """
     for record in suite_records(run.path):
         if record["name"] == name:
-            return build(Suite, {**record, "name": name or "eval", "tasks": None})
+            said = {key: value for key, value in record.items() if key in Suite.model_fields}
+            return build(Suite, {**said, "name": name or "eval", "tasks": None})
     section = run.config.get("env")
     if not isinstance(section, dict) or "id" not in section:
         raise ConfigError(f"{run.path}/config.yaml names no environment: this needs a run of train or eval.")

@@ -3,16 +3,15 @@
 Failed episodes are reported apart: they are no wrong answers. What cannot be known is None.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.evaluation.outcomes import Integers, Metric, Outcomes
+from agent_gym.evaluation.published import Said, said_of
 from agent_gym.evaluation.selection import Part, Selection, chosen, measured
 from agent_gym.evaluation.statistics import Estimate
-from agent_gym.evaluation.suites import Suite, find_suite
 from agent_gym.evaluation.summing import (
     TypeRow,
     Use,
@@ -123,37 +122,18 @@ def report_of(
         StoreError: The episodes cannot be read, or those selected do not exist.
     """
     found, folder = (chosen(run), run.run) if isinstance(run, Selection) else (measured(run), run)
-    config = folder.config
-    wanted = ks or config.get("k") or None
-    known = suites_of(config)
-    reports = [
-        report(one, part, suite=known.get(part.suite) or _packaged(part.suite), metric=metric, ks=wanted, level=level)
+    wanted = ks or folder.config.get("k") or None
+    return [
+        report(one, part, said=said_of(folder, part, one), metric=metric, ks=wanted, level=level)
         for part, one in found.items()
     ]
-    changed = _changed(config)
-    return [replace(one, **_without_references(one, changed)) for one in reports] if changed else reports
-
-
-def _changed(config: dict[str, Any]) -> list[str]:
-    """Return what a run set otherwise than its suites say."""
-    if not config.get("suites"):
-        return []
-    options = (config.get("env") or {}).get("options") or {}
-    split = [f"split={config['split']}"] if config.get("split") else []
-    return [f"{name}={value}" for name, value in options.items()] + split
-
-
-def _without_references(report: Report, changed: list[str]) -> dict[str, Any]:
-    """Return the fields of a report of a suite that was not played as it says."""
-    note = f"played with {', '.join(changed)}, which the suite does not say: no other run of it compares."
-    return {"references": [], "warnings": [note, *report.warnings]}
 
 
 def report(
     found: Outcomes,
     part: Part,
     *,
-    suite: Suite | None = None,
+    said: Said | None = None,
     metric: Metric | None = None,
     ks: list[int] | None = None,
     level: float = 0.95,
@@ -163,13 +143,14 @@ def report(
     Args:
         found: Its episodes.
         part: What they are called.
-        suite: What is said of it: its metric, and what was published.
+        said: What is said of it: its metric, and what was published.
         metric: What is measured, whatever the suite says.
         ks: For which numbers of attempts.
         level: Of the intervals.
     """
     rng = np.random.default_rng(SEED)
-    measure: Metric = metric or (suite.metric if suite is not None else "success")
+    said = said or Said()
+    measure: Metric = metric or said.metric
     failed = found.flags("failed")
     tasks = found.tasks(measure)
     unit = measure != "reward"
@@ -179,7 +160,6 @@ def report(
     turns = found.numbers("turns")[~failed].sum()
     # A player without a model generates nothing, and an entropy of 0 would be untrue of it.
     entropies = found.numbers("entropy")[~failed & (found.numbers("generated_tokens") > 0)]
-    references = [] if suite is None else [reference.model_dump() for reference in suite.references]
     return Report(
         suite=part.suite,
         phase=part.phase,
@@ -202,8 +182,8 @@ def report(
         entropy=float(np.nanmean(entropies)) if not bool(np.isnan(entropies).all()) else None,
         limited=int(found.flags("limited").sum()),
         retried=int(found.flags("retried").sum()),
-        references=references,
-        warnings=warnings_of(found, tasks, value, level=level),
+        references=said.references,
+        warnings=[said.note] * bool(said.note) + warnings_of(found, tasks, value, level=level),
     )
 
 
@@ -216,31 +196,6 @@ USES = {
     "cost": "cost",
 }
 """What is told of an episode, and the column that says it."""
-
-
-def suite_metric(config: dict[str, Any], name: str) -> Metric:
-    """Return what a suite's headline is the mean of: what the suite says, else success."""
-    suite = suites_of(config).get(name) or _packaged(name)
-    return "success" if suite is None else suite.metric
-
-
-def suites_of(config: dict[str, Any]) -> dict[str, Suite]:
-    """Return what a run's configuration says of its suites, by name; files that are gone are passed over."""
-    found = {}
-    for name in config.get("suites") or []:
-        try:
-            suite = find_suite(name)
-        except (ConfigError, UnknownIdError):
-            continue
-        found[suite.name] = suite
-    return found
-
-
-def _packaged(name: str) -> Suite | None:
-    try:
-        return find_suite(name)
-    except (ConfigError, UnknownIdError):
-        return None
 
 
 def _failures(found: Outcomes) -> Integers:

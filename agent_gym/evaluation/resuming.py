@@ -160,7 +160,7 @@ def _compare_suite(plan: Plan, record: dict[str, Any], path: Path) -> None:
                 "restore the data, or start another run."
             )
     for key in sorted(record.keys() | now.keys()):
-        if key in ("attempts", "references", "description", "needs", "rollout", "contents", "ids", "count"):
+        if key in ("attempts", "references", "description", "needs", "rollout", "contents", "ids", "count", "changed"):
             continue
         if record.get(key) != now.get(key):
             raise ConfigError(

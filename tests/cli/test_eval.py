@@ -89,11 +89,11 @@ def test_where_every_episode_failed_the_exit_code_tells(folder: Path) -> None:
     (folder / "broken.py").write_text(
         "from agent_gym import Task, TextEnv\n\n\nclass Broken(TextEnv):\n"
         "    def tasks(self, split):\n        return [Task('a', split)]\n\n"
-        "    def _start(self, task, rng):\n        raise RuntimeError('no table')\n\n"
+        "    def _start(self, task, rng):\n        raise RuntimeError('no \\ud83d table')\n\n"
         "    def _act(self, action):\n        raise RuntimeError\n"
     )
     result = run("eval", "--env", "broken.py:Broken", "--model", "random", "--name", "a")
-    assert result.exit_code == 1 and "1 failed: RuntimeError: no table" in result.output
+    assert result.exit_code == 1 and r"1 failed: RuntimeError: no \ud83d table" in result.output
     assert "played again: agent-gym eval --name a --retry-failed" in result.output
 
 

@@ -149,3 +149,11 @@ def test_a_folder_with_a_colon_in_its_name_is_a_folder(tmp_path: Path) -> None:
     run = make(tmp_path / "run:before@3", [[True]])
     found = select(str(run.path))
     assert (found.run.path, found.phase, found.step) == (run.path, None, None)
+
+
+def test_the_metric_is_what_the_run_has_recorded_of_the_suite(tmp_path: Path) -> None:
+    runs = [make(tmp_path / name, [[0.5], [0.25]]) for name in ("a", "b")]
+    assert compare_runs(*runs).metric == "success"
+    record = {"name": "toy/test", "metric": "score", "references": [], "tasks": [["task 0", ""], ["task 1", ""]]}
+    (tmp_path / "a" / "suites.json").write_text(json.dumps([record]))
+    assert compare_runs(*runs).metric == "score"

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluation.measured_runs import add, episode, make
 
 from agent_gym.errors import StoreError
+from agent_gym.evaluation.plans import digest
 from agent_gym.evaluation.report import report_of
 from agent_gym.evaluation.selection import select
 from agent_gym.evaluation.statistics import wilson
+from agent_gym.evaluation.suites import Reference, Suite
 from agent_gym.store.run import RunFolder
 
 
@@ -121,18 +124,60 @@ def test_a_training_run_has_a_report_for_each_measurement(tmp_path: Path) -> Non
     assert [one.phase for one in report_of(select(str(run.path)))] == ["after"]
 
 
-def test_the_references_of_a_suite_stand_beside_it(tmp_path: Path) -> None:
-    (found,) = report_of(make(tmp_path / "run", [[True]], suite="alfworld/valid_seen"))
-    assert found.references and all(one["source"] for one in found.references)
+PUBLISHED = {"model": "nobody", "value": 12.5, "measure": "score", "source": "a table"}
 
 
-def test_what_was_played_otherwise_than_its_suite_says_has_no_references_and_a_warning(tmp_path: Path) -> None:
-    config = {"suites": ["alfworld/valid_seen"], "env": {"options": {"max_turns": 5}}}
-    run = RunFolder.create(tmp_path / "run", config)
-    add(run, [[True]], suite="alfworld/valid_seen")
+def recorded(path: Path, outcomes: list[list[bool]], suite: str = "own", **values: Any) -> RunFolder:
+    """Return a run of a suite whose file is nowhere any more, with its record; two tasks."""
+    run = make(path, outcomes, suite=suite)
+    record = {"name": suite, "metric": "score", "references": [PUBLISHED], "tasks": [["task 0", ""], ["task 1", ""]]}
+    (path / "suites.json").write_text(json.dumps([record | values]))
+    return run
+
+
+def test_metric_and_references_are_those_of_the_runs_own_record(tmp_path: Path) -> None:
+    (found,) = report_of(recorded(tmp_path / "run", [[True], [True]]))
+    assert found.metric == "score" and found.references == [PUBLISHED]
+    # A suite of that name comes with the package, and is another one.
+    (found,) = report_of(recorded(tmp_path / "named", [[True], [True]], "alfworld/valid_unseen", references=[]))
+    assert found.metric == "score" and found.references == []
+
+
+def test_nothing_published_stands_beside_a_run_that_shares_a_suites_name_alone(tmp_path: Path) -> None:
+    (found,) = report_of(make(tmp_path / "run", [[True]], suite="scienceworld/ood"))
+    assert found.metric == "success" and found.references == []
+
+
+def test_an_imported_run_of_a_suites_very_tasks_has_its_metric_and_no_references(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = digest(["task 0", "task 1"], []).ids
+    suite = Suite(name="own", metric="score", ids=ids, references=[Reference(**PUBLISHED)])
+    monkeypatch.setattr("agent_gym.evaluation.published.find_suite", lambda name: suite)
+    run = RunFolder.create(tmp_path / "run", {"imported": {"file": "there.jsonl"}})
+    add(run, [[True]], suite="own", first=1)
+    assert report_of(run)[0].metric == "success"
+    # Task 1 has ended before task 0.
+    add(run, [[True]], suite="own")
     (found,) = report_of(run)
+    assert found.metric == "score" and found.references == [] and "the run is imported" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "values", "reason"),
+    [
+        ([[True], [True]], {"changed": ["max_turns=5", "temperature=0.1"]}, "max_turns=5, temperature=0.1"),
+        ([[True], [True]], {"changed": ["tasks=2 of 134"]}, "tasks=2 of 134"),
+        ([[True, True]], {}, "only 1 of 2 tasks were played"),
+        ([[True], ["down"]], {}, "only 1 of 2 tasks have an episode that counts"),
+    ],
+)
+def test_what_was_played_otherwise_or_in_part_has_no_references_and_the_note_says_why(
+    tmp_path: Path, outcomes: Any, values: dict[str, Any], reason: str
+) -> None:
+    (found,) = report_of(recorded(tmp_path / "run", outcomes, **values))
     assert found.references == []
-    assert "max_turns=5" in found.warnings[0]
+    assert found.warnings[0].startswith("no published scores stand here") and reason in found.warnings[0]
 
 
 def test_a_run_without_episodes_says_so(tmp_path: Path) -> None:

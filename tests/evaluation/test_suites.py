@@ -99,6 +99,12 @@ class TestOwn:
         assert len(plan.task_ids) == 3 and plan.attempts == 4 and plan.count == 12
         rollout = plan.suite.rollout
         assert (rollout.max_tokens, rollout.system_prompt, plan.suite.temperature) == (8, "Say a letter.", 0.5)
+        assert plan.record()["changed"] == ["max_tokens=8", "temperature=0.5", "tasks=3 of 10"]
+
+    def test_what_a_suite_says_itself_and_more_attempts_are_no_change(self, folder: Path) -> None:
+        rollout = {"system_prompt": "Say a letter.", "concurrency": 2}
+        plan = planned(written(folder), tasks=10, attempts=4, rollout=rollout, temperature=1.0)
+        assert plan.record()["changed"] == []
 
     def test_an_environment_beside_a_suite_is_refused(self, folder: Path) -> None:
         with pytest.raises(ConfigError, match="leave out --env"):

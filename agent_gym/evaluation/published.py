@@ -1,0 +1,95 @@
+"""What counts on a suite that a run played, and which published scores its own may stand beside.
+
+The run's own record says it: suites of the same name may be others by now, or elsewhere. Published scores are for all
+tasks of a suite, played as it says; beside anything else they would mislead.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.evaluation.outcomes import Metric, Outcomes
+from agent_gym.evaluation.plans import digest
+from agent_gym.evaluation.resuming import suite_records
+from agent_gym.evaluation.selection import Part
+from agent_gym.evaluation.suites import Suite, find_suite
+from agent_gym.store.run import RunFolder
+from agent_gym.store.trajectories import TrajectoryStore
+
+_ENOUGH: Final = 0.95
+"""Share of a suite's tasks of which an episode must count; the report warns of the failed ones below that, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is said of a suite."""
+
+    metric: Metric = "success"
+    """What the headline is the mean of."""
+    references: list[dict[str, Any]] = field(default_factory=list)
+    """What was published, where it may stand beside what was played."""
+    note: str = ""
+    """Why nothing published stands there, or how else the suite was played than it says; empty as a rule."""
+
+
+def said_of(run: RunFolder, part: Part, played: Outcomes) -> Said:
+    """Return what is said of a suite.
+
+    Args:
+        run: The run that played it.
+        part: Its episodes' name.
+        played: Its episodes.
+
+    Raises:
+        StoreError: The run's record of its suites cannot be read.
+    """
+    for record in suite_records(run.path):
+        if record["name"] and record["name"] == part.suite:
+            return _of_record(record, played)
+    suite = _same_tasks(run, part)
+    if suite is None:
+        return Said()
+    why = "the run is imported" if "imported" in run.config else "the run has no record of how it was played"
+    return Said(suite.metric, [], f"no published scores stand here: {why}." if suite.references else "")
+
+
+def _of_record(record: dict[str, Any], played: Outcomes) -> Said:
+    changed = record.get("changed", [])
+    lacking = _lacking(len(record["tasks"]), played)
+    reasons = [f"played with {', '.join(changed)}, which the suite does not say"] if changed else []
+    reasons += [lacking] if lacking else []
+    if not reasons:
+        return Said(record["metric"], record["references"])
+    told = "; ".join(reasons)
+    if record["references"]:
+        return Said(record["metric"], [], f"no published scores stand here: {told}.")
+    return Said(record["metric"], [], f"{told}: it compares only with runs that were played alike." if changed else "")
+
+
+def _lacking(tasks: int, played: Outcomes) -> str:
+    """Return how many of a suite's tasks were not played, or failed; nothing where those do not matter."""
+    begun = len(played.task_ids)
+    if begun < tasks:
+        return f"only {begun:,} of {tasks:,} tasks were played"
+    counting = int((played.tasks("success").counts > 0).sum())
+    return f"only {counting:,} of {tasks:,} tasks have an episode that counts" if counting < _ENOUGH * tasks else ""
+
+
+def _same_tasks(run: RunFolder, part: Part) -> Suite | None:
+    """Return the suite of that name where what was played are its tasks, all of them; a name alone says nothing."""
+    try:
+        suite = find_suite(part.suite)
+    except (ConfigError, UnknownIdError):
+        return None
+    return suite if suite.ids is not None and digest(_in_order(run, part), []).ids == suite.ids else None
+
+
+def _in_order(run: RunFolder, part: Part) -> list[str]:
+    """Return the tasks in the suite's order, which the ends of their groups' ids tell; episodes end in any order."""
+    tasks: dict[str, str] = {}
+    with TrajectoryStore.reading(run.path / "trajectories.sqlite") as store:
+        for row in store.outcomes(part.phase, part.suite):
+            tasks.setdefault(row.task_id, row.group_id.rpartition("/")[2])
+    if not all(place.isdigit() for place in tasks.values()):
+        return list(tasks)
+    return sorted(tasks, key=lambda task: int(tasks[task]))
