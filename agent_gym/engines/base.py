@@ -38,6 +38,14 @@ class Sampling:
         _check(0 < self.top_p <= 1, f"top_p must be in (0, 1], not {self.top_p}")
         _check(self.top_k >= 0, f"top_k must not be negative, it is {self.top_k}")
 
+    def seeded(self, seed: int) -> "Sampling":
+        """Return the same with another seed; what was checked is not checked again, once for every turn."""
+        twin = object.__new__(Sampling)
+        for name in Sampling.__slots__:
+            object.__setattr__(twin, name, getattr(self, name))
+        object.__setattr__(twin, "seed", seed)
+        return twin
+
 
 def _check(holds: bool, sentence: str) -> None:
     if not holds:

@@ -145,7 +145,7 @@ class Episode:
         if used + sampling.max_tokens > limit:
             return self._out_of_tokens()
         started = time.perf_counter()
-        seeded = replace(sampling, seed=derive_seed(self.seed, len(trajectory.turns)))
+        seeded = sampling.seeded(derive_seed(self.seed, len(trajectory.turns)))
         start = self._context_start
         prompt = trajectory.token_ids[start:] if start else trajectory.token_ids
         try:

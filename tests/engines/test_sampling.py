@@ -1,12 +1,14 @@
 """Drawing tokens: the right distribution, exact entropies, random numbers that depend on the request alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_gym.engines.base import Sampling
 from agent_gym.engines.sampling import draw, uniforms
 
 DRAWS = 20_000
@@ -121,3 +123,9 @@ def test_random_numbers_are_even_and_neighbours_unrelated() -> None:
         assert float(((counts - 256) ** 2 / 256).sum()) < 37.7
         centred = numbers - 0.5
         assert abs(float((centred[:-1] * centred[1:]).mean())) * 12 < 0.06
+
+
+def test_a_seeded_sampling_differs_in_its_seed_alone() -> None:
+    sampling = Sampling(max_tokens=3, temperature=0.5, top_p=0.9, top_k=4, stop=("x",), stop_token_ids=(1,), seed=2)
+    assert sampling.seeded(7) == replace(sampling, seed=7)
+    assert sampling.seed == 2
