@@ -18,6 +18,7 @@ from agent_gym.evaluation.plans import Plan
 from agent_gym.evaluation.resuming import stored_config
 from agent_gym.evaluation.runner import LEFT, Evaluation, evaluate
 from agent_gym.rollout.score import Score
+from agent_gym.store.texts import storable
 from agent_gym.trajectory import Trajectory
 
 _SHOWN_ERRORS = 3
@@ -55,7 +56,7 @@ def run_evaluation(
     errors: Counter[str] = Counter()
 
     def heard(trajectory: Trajectory) -> None:
-        errors.update([trajectory.error] if trajectory.error else [])
+        errors.update([storable(trajectory.error)] if trajectory.error else [])
 
     try:
         with Display(console, bars=config.model != "human") as display:

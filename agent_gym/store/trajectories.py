@@ -19,6 +19,7 @@ from typing import Self
 from agent_gym.errors import StoreError, UnknownIdError
 from agent_gym.store import episodes, schema, signals
 from agent_gym.store.episodes import EpisodeFilter, EpisodeRow, GroupRow, Order
+from agent_gym.store.texts import with_storable_texts
 from agent_gym.trajectory import Trajectory, Turn
 
 _COLUMNS = (
@@ -89,12 +90,12 @@ class TrajectoryStore:
             phase: "train", or what they measure.
 
         Raises:
-            StoreError: They cannot be written.
+            StoreError: They cannot be written, or a number of theirs is too large.
         """
         # Of those with the same id the last one counts.
-        unique = list({trajectory.id: trajectory for trajectory in trajectories}.values())
-        rows = [_row(trajectory, step, phase) for trajectory in unique]
+        unique = list({each.id: each for each in map(with_storable_texts, trajectories)}.values())
         with _speaking(self.path), self._connection:
+            rows = [_row(trajectory, step, phase) for trajectory in unique]
             self._forget([trajectory.id for trajectory in unique])
             self._connection.executemany(f"INSERT INTO trajectories ({_COLUMNS}) VALUES ({_PLACES})", rows)
             episodes.insert(self._connection, unique, step, phase)
@@ -271,7 +272,7 @@ class TrajectoryStore:
                 schema.create_narrow(connection, where)
             missing = "WHERE id NOT IN (SELECT id FROM episodes)"
             for row in connection.execute(f"SELECT {self._columns} FROM trajectories {missing} ORDER BY rowid"):
-                episodes.insert(connection, [_trajectory(row)], row[1], row[2])
+                episodes.insert(connection, [with_storable_texts(_trajectory(row))], row[1], row[2])
 
     def _neighbours(self, id: str) -> list[str]:
         """Return the ids that stand around this one in their order: among a million, those that may have been meant."""
@@ -303,13 +304,18 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _speaking(path: Path) -> Iterator[None]:
-    """Turn an error of SQLite into a sentence."""
+    """Turn an error of SQLite, or of what it is given, into a sentence."""
     try:
         yield
     except sqlite3.Error as error:
         raise StoreError(
             f"The trajectories in {path} cannot be read or written ({error}): check that the disk has free space "
             "and that the file is a run's trajectories.sqlite, then go on with --resume."
+        ) from error
+    except (OverflowError, UnicodeError, struct.error) as error:
+        raise StoreError(
+            f"{path} cannot hold a number or a text of an episode ({error}): seeds have 64 bits, token ids 32, and "
+            "texts must be UTF-8."
         ) from error
 
 

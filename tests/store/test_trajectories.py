@@ -5,7 +5,9 @@ import math
 import os
 import signal
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from old_database import write_old_database
@@ -32,6 +34,28 @@ def test_an_episode_comes_back_as_it_was(tmp_path: Path) -> None:
         assert store.get("a") == make_trajectory("a")
 
 
+def test_half_a_surrogate_pair_in_any_text_is_spelled_out(tmp_path: Path) -> None:
+    half = "x\ud83dy"
+    texts = dict.fromkeys(("id", "group_id", "task_id", "env_id", "goal", "final_observation", "error"), half)
+    about = {half: half, "answer": half, "suite": half, "task_type": half}
+    trajectory = Trajectory(**texts, turns=[Turn(half, half, half, 0, 0)], metadata=about)
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        store.add([trajectory, make_trajectory("other")], step=0, phase="eval")
+        stored = store.get(r"x\ud83dy")
+        assert (stored.goal, stored.error, stored.turns[0].text) == (r"x\ud83dy",) * 3
+        assert "\ud83d" not in repr(stored.metadata) and stored.metadata["answer"] == r"x\ud83dy"
+        assert store.row(stored.id).task_type == r"x\ud83dy" and store.get("other") == make_trajectory("other")
+    assert trajectory.error == half, "the episode itself is as it was"
+
+
+@pytest.mark.parametrize("change", [{"seed": 2**64}, {"token_ids": [2**40]}, {"branch_turn": 2**70}])
+def test_a_number_that_is_too_large_is_one_sentence(tmp_path: Path, change: dict[str, Any]) -> None:
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        with pytest.raises(StoreError, match="cannot hold a number"):
+            store.add([replace(make_trajectory("a"), **change)], step=0, phase="eval")
+        assert store.count() == 0
+
+
 def test_episodes_of_later_steps_are_forgotten(tmp_path: Path) -> None:
     with TrajectoryStore(tmp_path / "t.sqlite") as store:
         for step in range(5):
@@ -43,9 +67,9 @@ def test_episodes_of_later_steps_are_forgotten(tmp_path: Path) -> None:
 
 def test_a_batch_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
     broken = make_trajectory("b")
-    broken.goal = "\ud800"
+    broken.seed = 2**64
     with TrajectoryStore(tmp_path / "t.sqlite") as store:
-        with pytest.raises(UnicodeEncodeError):
+        with pytest.raises(StoreError):
             store.add([make_trajectory("a"), broken], step=0, phase="train")
         assert store.count() == 0
 
