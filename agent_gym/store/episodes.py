@@ -163,7 +163,7 @@ def _values(trajectory: Trajectory, step: int, phase: str) -> tuple[object, ...]
         trajectory.group_id,
         trajectory.task_id,
         about.get("task_type", ""),
-        int(about.get("attempt", 0)),
+        _integer(about.get("attempt", "0")),
         trajectory.seed,
         trajectory.goal,
         trajectory.success,
@@ -177,7 +177,7 @@ def _values(trajectory: Trajectory, step: int, phase: str) -> tuple[object, ...]
         sum(turn.invalid_action for turn in turns),
         trajectory.entropy,
         sum(turn.engine_seconds + turn.env_seconds for turn in turns),
-        float(about["cost"]) if "cost" in about else None,
+        _finite(about.get("cost")),
         about.get("answer"),
         trajectory.parent_id,
         trajectory.branch_turn,
@@ -185,6 +185,24 @@ def _values(trajectory: Trajectory, step: int, phase: str) -> tuple[object, ...]
         about.get("truncated_by"),
         about.get("retried"),
     )
+
+
+def _integer(text: str) -> int:
+    """Read a number of the metadata, where anything may stand; 0 where it is none that a column can hold."""
+    try:
+        number = int(text)
+    except ValueError:
+        return 0
+    return number if abs(number) < 2**63 else 0
+
+
+def _finite(text: str | None) -> float | None:
+    """Read a number of the metadata; None where there is none."""
+    try:
+        number = float("nan" if text is None else text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _joined(*texts: str | None) -> str | None:

@@ -148,6 +148,16 @@ def test_a_row_says_of_an_episode_what_the_trajectory_does(store: TrajectoryStor
         assert (row.suite, row.answer) == (trajectory.metadata["suite"], trajectory.metadata.get("answer"))
 
 
+def test_what_metadata_says_in_place_of_a_number_is_no_number(tmp_path: Path) -> None:
+    notes = [{"cost": "abc", "attempt": "x"}, {"cost": "nan", "attempt": str(2**64)}, {"cost": "0.5", "attempt": "3"}]
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        store.add(
+            [Trajectory("t", id=str(place), metadata=about) for place, about in enumerate(notes)], step=0, phase="e"
+        )
+        rows = store.episodes(EpisodeFilter(), order="oldest")
+    assert [(row.cost, row.attempt) for row in rows] == [(None, 0), (None, 0), (0.5, 3)]
+
+
 def test_the_columns_are_the_fields_of_a_row(store: TrajectoryStore) -> None:
     described = store._connection.execute("PRAGMA table_info(episodes)")
     names = [name for _, name, *_ in described]

@@ -99,7 +99,8 @@ def _episodes(file: Path, header: Header, samples: Iterator[dict[str, Any]], sco
         try:
             yield episode(sample, header, scorer)
         except DataError as error:
-            raise DataError(f"{file}: {error}.") from error
+            name = str(sample.get("id"))[:100]
+            raise DataError(f"{file}, sample {name!r}, epoch {sample.get('epoch')}: {error}.") from error
 
 
 def _has(header: Header, sample: dict[str, Any], scorer: str) -> bool:

@@ -4,6 +4,7 @@ import json
 from typing import Any, Final
 
 from agent_gym.errors import DataError
+from agent_gym.evaluation.exchange.checking import checked
 from agent_gym.evaluation.exchange.conversations import retold, told
 from agent_gym.evaluation.exchange.inspect_log import OURS
 from agent_gym.evaluation.exchange.inspect_read import Header, Sample, as_number, chosen_score
@@ -26,10 +27,10 @@ def episode(sample: Sample, header: Header, scorer: str | None) -> Stored:
             log is one of ours, else the headline's scorer.
 
     Raises:
-        DataError: It is no sample.
+        DataError: It is no sample, or a run cannot hold its numbers.
     """
     try:
-        return _episode(sample, header, scorer)
+        return checked(_episode(sample, header, scorer))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"a sample of the log is not what it should be ({type(error).__name__}: {error})") from error
 
@@ -70,7 +71,8 @@ def _foreign(sample: Sample, header: Header, about: dict[str, Any]) -> Trajector
     trajectory = Trajectory(str(sample["id"]), env_id=header.task)
     trajectory.truncated = isinstance(limit, dict)
     trajectory.terminated = not trajectory.truncated and not sample.get("error")
-    notes = {name: _note(value) for name, value in about.items() if isinstance(value, str | int | float)}
+    # Their names mean what they like: an "answer" is the right one in some logs.
+    notes = {f"about.{name}": _note(value) for name, value in about.items() if isinstance(value, str | int | float)}
     trajectory.metadata = notes | {"suite": header.task, "attempt": str(attempt), "model": header.model}
     if isinstance(limit, dict):
         trajectory.metadata["truncated_by"] = _LIMITS.get(str(limit.get("type")), str(limit.get("type")))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent_gym.errors import DataError
+from agent_gym.evaluation.exchange.checking import checked
 from agent_gym.evaluation.exchange.reading import Stored
 from agent_gym.evaluation.exchange.records import encoded, from_record
 
@@ -41,7 +42,7 @@ def read_jsonl(path: Path, *, longest: int = LONGEST_LINE) -> Iterator[Stored]:
             if line.isspace():
                 continue
             try:
-                yield from_record(json.loads(line))
+                yield checked(from_record(json.loads(line)))
             except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
                 raise DataError(f"{path}, line {number}: this is not an episode in JSON ({error}).") from error
             except DataError as error:

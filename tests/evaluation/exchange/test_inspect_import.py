@@ -38,7 +38,7 @@ def test_a_log_of_theirs_becomes_a_run(name: str, tmp_path: Path) -> None:
     assert broken.error == "ValueError('it broke')" and broken.turns == [] and not broken.terminated
     right = found["1", "0"]
     assert (right.id, right.group_id, right.env_id) == ("sums/0/0", "sums/0", "sums") or name != "sums.json"
-    assert right.metadata | {"kind": "easy", "model": "mockllm/model", "answer": "ANSWER: 5"} == right.metadata
+    assert right.metadata | {"about.kind": "easy", "model": "mockllm/model", "answer": "ANSWER: 5"} == right.metadata
     assert json.loads(right.metadata["scores"])["match"] == "C"
     assert float(right.metadata["cost"]) == pytest.approx(0.002)
     first, second = right.turns
@@ -176,6 +176,36 @@ def test_a_json_log_that_is_broken_or_endless_is_refused_in_a_sentence(text: str
     with pytest.raises(DataError, match=reason):
         import_file(path, tmp_path / "run", limits=LIMITS)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ({"epoch": 10**30}, "'attempt' has more than 63 bits"),
+        ({"epoch": "x"}, "not what it should be"),
+        ({"model_usage": {"m": {"total_cost": "cheap"}}}, "not what it should be .*cheap"),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}], "model_usage": {"m": {"output_tokens": 10**30}}},
+            "bits",
+        ),
+    ],
+)
+def test_a_sample_with_a_number_that_is_none_is_named(odd: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    path = log(tmp_path / "a.eval", {"header.json": HEADER, "samples/a_epoch_1.json": SAMPLE | odd})
+    with pytest.raises(DataError, match=f"sample 'a', epoch .*{reason}"):
+        import_file(path, tmp_path / "run", limits=LIMITS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_metadata_of_others_is_kept_apart_from_ours(tmp_path: Path) -> None:
+    names = ("answer", "cost", "retried", "truncated_by", "task_type", "suite", "split", "attempt")
+    theirs = {**dict.fromkeys(names, "GOLD"), "level": 3}
+    path = log(tmp_path / "a.eval", {"header.json": HEADER, "samples/a_epoch_1.json": SAMPLE | {"metadata": theirs}})
+    (made,) = imported(path, tmp_path / "run", limits=LIMITS).values()
+    assert {name: made.metadata[f"about.{name}"] for name in names} == dict.fromkeys(names, "GOLD")
+    assert made.metadata["about.level"] == "3"
+    ours = {name for name in made.metadata if not name.startswith("about.")}
+    assert ours == {"suite", "attempt", "model", "scores"} and made.metadata["suite"] == "t"
 
 
 def test_a_json_log_may_be_larger_than_a_sample(tmp_path: Path) -> None:

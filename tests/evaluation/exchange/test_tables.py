@@ -137,6 +137,16 @@ def test_without_pyarrow_the_command_that_installs_it_is_named(
             '{"task_id": "a", "turns": [], "token_ids": [1], ' + REST,
             "differ in number",
         ),
+        ('{"task_id": "a", "turns": [], "metadata": {"cost": "abc"}}', "'cost' must be a number, and says 'abc'"),
+        ('{"task_id": "a", "turns": [], "metadata": {"attempt": "x"}}', "'attempt' must be a number"),
+        ('{"task_id": "a", "turns": [], "seed": 18446744073709551616}', "'seed' has more than 63 bits"),
+        ('{"task_id": "a", "turns": [], "step": 18446744073709551616}', "'step' has more than 63 bits"),
+        ('{"task_id": "a", "turns": [{"prompt_tokens": 1000000000000000}]}', "'prompt_tokens' has more than 40 bits"),
+        (
+            '{"task_id": "a", "turns": [], "token_ids": [4294967296], "action_mask": [0], "logprobs": [0], '
+            '"entropies": [0]}',
+            "'token_ids' has more than 31 bits",
+        ),
         ("[" * 100_000, "not an episode"),
         ('{"task_id": "' + "a" * 3000 + '"}', "longer than"),
     ],
@@ -149,6 +159,16 @@ def test_a_line_that_is_no_episode_is_refused_by_its_number(line: str, reason: s
     with pytest.raises(DataError):
         import_file(path, tmp_path / "run") if "longer" not in reason else list(read_jsonl(path, longest=2000))
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob("*.partial"))
+
+
+def test_half_a_character_in_a_line_is_spelled_out(tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    row = '"token_ids": [5], "action_mask": [1], "logprobs": [0], "entropies": [0], "signals": {"advantage": [1]}'
+    path.write_text(f'{{"task_id": "\\ud83d", "id": "e\\udc00", "turns": [], {row}}}\n')
+    import_file(path, tmp_path / "run")
+    (stored,) = stored_episodes(tmp_path / "run", Selection(), signals=True)
+    assert (stored.trajectory.task_id, stored.trajectory.id) == ("\\ud83d", "e\\udc00")
+    assert stored.signals == {"advantage": [1.0]}
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
