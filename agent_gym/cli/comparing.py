@@ -38,7 +38,7 @@ def run_compare(runs: Sequence[str], wanted: Wanted, *, as_json: bool = False, f
             run alone is compared with itself before training.
         wanted: What is compared.
         as_json: Print JSON.
-        fail_if_worse: End with exit code 1 where one is worse, and the test tells.
+        fail_if_worse: End with exit code 1 where one is worse, and the test tells, or where nothing can be told.
 
     Raises:
         ConfigError: There is only one run, and it is not of training.
@@ -63,7 +63,16 @@ def run_compare(runs: Sequence[str], wanted: Wanted, *, as_json: bool = False, f
         if len(compared) > 1:
             say(console, "")
             _print_all(console, compared)
-    if fail_if_worse and any(one.told_apart and (one.overall.difference or 0) < 0 for one in compared):
+    if fail_if_worse:
+        _fail_if_worse(compared)
+
+
+def _fail_if_worse(compared: Sequence[Comparison]) -> None:
+    unknown = [f"{one.suite} of {one.b.run}" for one in compared if one.overall.difference is None]
+    if unknown:
+        # A run of which nothing is known has not passed.
+        typer.echo(f"--fail-if-worse: nothing can be said of {', '.join(unknown)}, which counts as worse.", err=True)
+    if unknown or any(one.told_apart and (one.overall.difference or 0) < 0 for one in compared):
         raise typer.Exit(1)
 
 

@@ -143,7 +143,11 @@ def compare(
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals and tests.")] = 0.95,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_if_worse: Annotated[
-        bool, typer.Option("--fail-if-worse", help="Exit code 1 where one is worse than the first, and the test tells.")
+        bool,
+        typer.Option(
+            "--fail-if-worse",
+            help="Exit code 1 where one is worse than the first and the test tells, or where nothing can be told.",
+        ),
     ] = False,
 ) -> None:
     """Say whether a run is really better than another, task by task."""

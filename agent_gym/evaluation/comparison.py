@@ -91,7 +91,12 @@ def compare_suites(
     for name_a, name_b in _common(found_a, found_b, suite):
         measure = metric or said_of(first.run, parts[name_a], found_a[name_a]).metric
         names = (str(first), str(second))
-        compared.append(compare(found_a[name_a], found_b[name_b], names, suite=name_a, metric=measure, level=level))
+        title = name_a if name_a == name_b else f"{name_a} and {name_b}"
+        compared.append(compare(found_a[name_a], found_b[name_b], names, suite=title, metric=measure, level=level))
+    if suite is None and compared[0].suite in found_a:
+        alone = [*(f"{name} (A)" for name in found_a if name not in found_b)]
+        alone += [f"{name} (B)" for name in found_b if name not in found_a]
+        compared[0] = replace(compared[0], suites_alone=alone)
     return adjusted(compared)
 
 
@@ -107,7 +112,9 @@ def _common(found_a: dict[str, Outcomes], found_b: dict[str, Outcomes], suite: s
         return [(name, name) for name in both]
     if len(found_a) == len(found_b) == 1:
         # The same tasks may have been played as a suite once, and as a split the other time.
-        return [(next(iter(found_a)), next(iter(found_b)))]
+        ((name_a, first),), ((name_b, second),) = found_a.items(), found_b.items()
+        if first.env_ids & second.env_ids and not set(first.task_ids).isdisjoint(second.task_ids):
+            return [(name_a, name_b)]
     raise ConfigError(
         f"The two runs have no suite in common: the first has {', '.join(found_a)}, the second {', '.join(found_b)}."
     )

@@ -41,6 +41,7 @@ class Outcomes:
     def __init__(self, rows: Iterable[EpisodeRow] = ()) -> None:
         self._places: dict[str, int] = {}
         self._types: list[str] = []
+        self.env_ids: set[str] = set()
         self._tasks = array("i")
         self._answers = array("q")
         self._numbers = {name: array("d") for name in _NUMBERS}
@@ -56,6 +57,7 @@ class Outcomes:
         if place == len(self._types):
             self._types.append(row.task_type)
         self._tasks.append(place)
+        self.env_ids.add(row.env_id)
         for append, value in zip(self._appends, _read_numbers(row), strict=True):
             append(math.nan if value is None else value)
         answer = row.answer

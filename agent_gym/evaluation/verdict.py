@@ -90,6 +90,8 @@ class Comparison:
     support: Support | None
     """Which tasks are solved at least once, over tasks with equally many attempts, two or more; None without those."""
     differing: list[Differing] = field(default_factory=list)
+    suites_alone: list[str] = field(default_factory=list)
+    """Suites that only one of the runs has, and which; said with the first comparison of two runs."""
     unit: float = 100.0
     """What a difference is multiplied with to be shown: 100 gives points, 1 the metric itself."""
 
@@ -146,8 +148,13 @@ def sentence_of(comparison: Comparison) -> str:
 
 def warnings_of(comparison: Comparison) -> list[str]:
     """Return what is to be said beside the sentence."""
-    said = [_left_out(comparison), _too_small(comparison), _failures(comparison)]
+    said = [_suites_alone(comparison), _left_out(comparison), _too_small(comparison), _failures(comparison)]
     return [sentence for sentence in said if sentence]
+
+
+def _suites_alone(comparison: Comparison) -> str:
+    names = comparison.suites_alone
+    return f"Suites left out, since only one of the runs has them: {', '.join(names)}." if names else ""
 
 
 def _left_out(comparison: Comparison) -> str:

@@ -59,6 +59,12 @@ def test_being_worse_fails_on_request_alone(runs: Path) -> None:
     invoke("compare worse worse --fail-if-worse")
 
 
+def test_a_run_of_which_nothing_is_known_does_not_pass(runs: Path) -> None:
+    make(runs / "down", [["no server"]] * 60)
+    assert "nothing can be said of toy/test of down" in invoke("compare better down --fail-if-worse", code=1)
+    invoke("compare better down")
+
+
 def test_an_unknown_metric_is_refused(runs: Path) -> None:
     with pytest.raises(UnknownIdError, match="did you mean 'success'"):
         invoke("compare worse better --metric succes")

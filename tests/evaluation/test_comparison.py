@@ -1,15 +1,17 @@
 """Two runs on the same tasks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluation.measured_runs import add, make
+from evaluation.measured_runs import add, episode, make
 
 from agent_gym.errors import ConfigError, StoreError, UnknownIdError
 from agent_gym.evaluation.comparison import adjusted, compare_runs, compare_suites
 from agent_gym.evaluation.pairing import mcnemar, paired_interval
 from agent_gym.evaluation.selection import Selection, select
+from agent_gym.store.run import RunFolder
 
 
 def test_one_attempt_each_is_mcnemars_test(tmp_path: Path) -> None:
@@ -130,6 +132,30 @@ def test_runs_without_a_common_suite_are_refused(tmp_path: Path) -> None:
         add(run, [[True]], suite=f"toy/{run.path.name}{run.path.name}")
     with pytest.raises(ConfigError, match="no suite in common"):
         compare_suites(a, b)
+
+
+def test_two_names_are_compared_only_where_they_are_the_same_tasks_and_both_are_said(tmp_path: Path) -> None:
+    outcomes = [[task % 2 == 0] for task in range(10)]
+    a, same = make(tmp_path / "a", outcomes), make(tmp_path / "same", outcomes, suite="toy/again")
+    assert compare_runs(a, same).suite == "toy/test and toy/again"
+    others = make(tmp_path / "others", outcomes, suite="toy/others", first=100)
+    with pytest.raises(ConfigError, match=r"no suite in common: the first has toy/test, the second toy/others"):
+        compare_runs(a, others)
+    # Two environments may well call their tasks the same.
+    elsewhere = RunFolder.create(tmp_path / "elsewhere", {})
+    with elsewhere.trajectories() as store:
+        store.add([replace(episode(0, 0, True, suite="other/test"), env_id="other")], step=0, phase="eval")
+    with pytest.raises(ConfigError, match="no suite in common"):
+        compare_runs(a, elsewhere)
+
+
+def test_suites_that_only_one_run_has_are_said_to_be_left_out(tmp_path: Path) -> None:
+    a, b = make(tmp_path / "a", [[True]]), make(tmp_path / "b", [[True]])
+    assert not any("left out" in warning for warning in compare_runs(a, b).warnings)
+    add(a, [[True]], suite="toy/early")
+    add(b, [[True]], suite="toy/late")
+    (found,) = compare_suites(a, b)
+    assert found.warnings[0] == ("Suites left out, since only one of the runs has them: toy/early (A), toy/late (B).")
 
 
 def test_measurements_of_a_training_run_are_chosen_by_phase_and_step(tmp_path: Path) -> None:
