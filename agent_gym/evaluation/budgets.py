@@ -7,6 +7,7 @@ from typing import Final
 from agent_gym.config import LimitsSection
 from agent_gym.errors import ConfigError
 from agent_gym.rollout.collect import Job
+from agent_gym.rollout.spending import spent_on
 from agent_gym.trajectory import Trajectory
 
 _NO_PRICE: Final = (
@@ -69,15 +70,16 @@ class Budget:
             yield job
 
     def count(self, trajectory: Trajectory) -> None:
-        """Count what an episode has used up.
+        """Count what an episode has used up."""
+        tokens, cost = spent_on(trajectory)
+        self.tokens += tokens
+        self.cost += cost
+
+    def check(self, trajectory: Trajectory) -> None:
+        """See that what an episode has used up is known.
 
         Raises:
             ConfigError: Dollars are limited, and the episode has no cost.
         """
-        for turn in trajectory.own_turns:
-            self.tokens += turn.prompt_tokens + (turn.generated_tokens or turn.end - turn.start)
-        cost = trajectory.metadata.get("cost")
-        if cost is not None:
-            self.cost += float(cost)
-        elif self._limits.cost is not None and trajectory.turns:
+        if self._limits.cost is not None and trajectory.turns and "cost" not in trajectory.metadata:
             raise ConfigError(_NO_PRICE.format(model=trajectory.metadata.get("model", "this model")))

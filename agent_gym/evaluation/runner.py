@@ -1,7 +1,7 @@
 """Playing suites with a model: every episode is kept as soon as it ends, and a run goes on where it was stopped."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from agent_gym.evaluation.plans import Plan, make_plans
 from agent_gym.evaluation.resuming import PHASE, keeping
 from agent_gym.evaluation.totals import total
 from agent_gym.rollout.score import Score
+from agent_gym.rollout.spending import carry_spending
 from agent_gym.store.run import RunFolder
 from agent_gym.store.trajectories import TrajectoryStore
 from agent_gym.trajectory import Trajectory
@@ -121,7 +122,7 @@ class _Sitting:
         self.config = config
         self._run, self._store = run, store
         self._listener, self._on_episode = listener, on_episode
-        tokens, cost = _spent(store) if config.limits.tokens or config.limits.cost else (0, 0.0)
+        tokens, cost = store.spent(PHASE) if config.limits.tokens or config.limits.cost else (0, 0.0)
         self._budget = Budget(config.limits, tokens=tokens, cost=cost)
 
     def play(self, plans: list[Plan], *, retry_failed: bool) -> str:
@@ -146,7 +147,7 @@ class _Sitting:
             return {id for id, error in known.items() if error is not None}
         return {job.id for job in plan.jobs(skip=known)}
 
-    def _play_suite(self, plan: Plan, ids: Collection[str], model: Model) -> str:
+    def _play_suite(self, plan: Plan, ids: Set[str], model: Model) -> str:
         if not ids:
             return ""
         listener = None if model.interactive else self._listener
@@ -155,7 +156,7 @@ class _Sitting:
             rows = self._store.outcomes(PHASE, plan.name or None)
             before = total(row for row in rows if row.id not in ids)
             listener.begin(plan, before, before.episodes + len(ids))
-        heard = self._heard(plan, listener)
+        heard = self._heard(plan, listener, again=ids & self._store.known(PHASE, plan.name or None).keys())
         left = len(ids)
 
         def ended(trajectory: Trajectory) -> None:
@@ -175,15 +176,19 @@ class _Sitting:
             self._run.log({"phase": PHASE, "step": 0, **named, "split": plan.split, **score})
         return ""
 
-    def _heard(self, plan: Plan, listener: Listener | None) -> OnEpisode:
-        """Return what is done with each episode of a suite as it ends."""
+    def _heard(self, plan: Plan, listener: Listener | None, again: Set[str]) -> OnEpisode:
+        """Return what is done with each episode of a suite as it ends; `again` are those that replace another."""
         named = {"split": plan.split, **({"suite": plan.name} if plan.name else {})}
         on_episode = self._on_episode
 
         def heard(trajectory: Trajectory) -> None:
             trajectory.metadata.update(named, attempt=trajectory.id.rpartition("/")[2])
-            self._store.add([trajectory], step=0, phase=PHASE)
             self._budget.count(trajectory)
+            if trajectory.id in again:
+                carry_spending(self._store.get(trajectory.id), trajectory)
+            # Whatever the budget says of it: it has been paid for.
+            self._store.add([trajectory], step=0, phase=PHASE)
+            self._budget.check(trajectory)
             if listener is not None:
                 listener.episode(trajectory)
             if on_episode is not None:
@@ -200,15 +205,6 @@ async def _in_time(playing: Awaitable[None], seconds: float | None) -> None:
     except TimeoutError:
         if not limit.expired():
             raise
-
-
-def _spent(store: TrajectoryStore) -> tuple[int, float]:
-    """Return the tokens and the dollars that earlier sittings have used up."""
-    tokens, cost = 0, 0.0
-    for row in store.outcomes(PHASE):
-        tokens += row.prompt_tokens + row.generated_tokens
-        cost += row.cost or 0.0
-    return tokens, cost
 
 
 def _configured(config: EvalConfig | str, settings: dict[str, Any]) -> EvalConfig:

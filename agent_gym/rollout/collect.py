@@ -11,6 +11,7 @@ from agent_gym.errors import RefusedError, WorkerError
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import Episode, EpisodeSettings
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.rollout.spending import carry_spending
 from agent_gym.rollout.workers import EnvFactory, Workers
 from agent_gym.trajectory import Group, Trajectory
 
@@ -196,9 +197,10 @@ class Collector:
         """Play an episode; one whose worker died or hung is played once more, from its beginning."""
         trajectory, failure = await self._attempt(job)
         if isinstance(failure, WorkerError):
-            again = str(failure)
+            first, again = trajectory, str(failure)
             trajectory, failure = await self._attempt(job)
             trajectory.metadata["retried"] = again
+            carry_spending(first, trajectory)
         if isinstance(failure, RefusedError):
             raise failure
         return trajectory

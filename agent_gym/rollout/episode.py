@@ -251,8 +251,7 @@ class Episode:
         action = self.settings.parse(text)
         usage = completion.usage
         trajectory.metadata.update(completion.notes)
-        if usage is not None:
-            _add_usage(trajectory, usage)
+        _add_usage(trajectory, usage)
         turn = Turn(
             observation=self._observation,
             text=text,
@@ -271,12 +270,14 @@ class Episode:
         return turn
 
 
-def _add_usage(trajectory: Trajectory, usage: Usage) -> None:
-    """Add what a turn cost to what the episode did."""
+def _add_usage(trajectory: Trajectory, usage: Usage | None) -> None:
+    """Add what the next turn cost to what the episode did: undefined once the cost of one turn is."""
     metadata = trajectory.metadata
-    if usage.cost is not None:
+    if usage is None or usage.cost is None:
+        metadata.pop("cost", None)
+    elif "cost" in metadata or not trajectory.turns:
         metadata["cost"] = repr(float(metadata.get("cost", 0.0)) + usage.cost)
-    if usage.retries:
+    if usage is not None and usage.retries:
         metadata["request_retries"] = str(int(metadata.get("request_retries", 0)) + usage.retries)
 
 
@@ -301,8 +302,16 @@ def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]
         if trajectory.truncated:
             trajectory.metadata["truncated_by"] = "turns"
         if answer_given := info.get("answer"):
-            trajectory.metadata["answer"] = str(answer_given)
+            _note_answer(trajectory, str(answer_given), str(info.get("vote") or ""))
     return observation, info
+
+
+def _note_answer(trajectory: Trajectory, written: str, vote: str) -> None:
+    """Keep an answer in the form that is counted, where an environment has one, and else as it was written."""
+    trajectory.metadata["answer"] = vote or written
+    if vote and vote != written:
+        # What is graded again is what was written.
+        trajectory.metadata["answer_written"] = written
 
 
 def with_history(trajectory: Trajectory, first: str, text: str, window: int) -> str:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from agent_gym.errors import StoreError, UnknownIdError
-from agent_gym.store import episodes, schema, signals
+from agent_gym.store import episodes, schema, signals, spending
 from agent_gym.store.episodes import EpisodeFilter, EpisodeRow, GroupRow, Order
 from agent_gym.store.texts import with_storable_texts
 from agent_gym.trajectory import Trajectory, Turn
@@ -231,6 +231,11 @@ class TrajectoryStore:
         query = "SELECT id, error FROM episodes WHERE phase = ?" + ("" if suite is None else " AND suite = ?")
         with _speaking(self.path):
             return dict(self._connection.execute(query, (phase,) if suite is None else (phase, suite)))
+
+    def spent(self, phase: str) -> tuple[int, float]:
+        """Return the tokens and the known dollars that a phase has used up, given up tries of its episodes included."""
+        with _speaking(self.path):
+            return spending.spent(self._connection, phase)
 
     def kinds(self) -> list[tuple[str, str, str]]:
         """Return the combinations of phase, suite and type of task that there are episodes of."""

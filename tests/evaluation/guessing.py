@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from agent_gym.engines.base import Completion, Sampling
+from agent_gym.engines.base import Completion, Sampling, Usage
 from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.env import State, Task, TextEnv
 
@@ -20,6 +20,8 @@ STOP = "stop.txt"
 """Where it is there, the process gets a signal when so many episodes have begun: the signal, how many, the count."""
 BROKEN = "broken.txt"
 """Tasks that crash."""
+HALFWAY = "halfway.txt"
+"""Tasks that crash in their second turn."""
 
 
 class Guess(TextEnv):
@@ -48,6 +50,8 @@ class Guess(TextEnv):
 
     def _act(self, action: str) -> tuple[str, State]:
         assert self.task is not None
+        if self.turn == 2 and Path(HALFWAY).is_file() and self.task.id in Path(HALFWAY).read_text().split(","):
+            raise RuntimeError("the table breaks")
         if self.turn < 3:
             return f"{action}?", State("guess", admissible=lambda: ["a", "b"])
         with Path(ENDED).open("a") as file:
@@ -84,6 +88,18 @@ class Silent(ScriptedEngine):
             await asyncio.Event().wait()
         self.answered -= 1
         return await super().generate(prompt_ids, sampling, session)
+
+
+class Paid(ScriptedEngine):
+    """Says what each request costs: a dollar."""
+
+    def __init__(self) -> None:
+        super().__init__(["a", "b", "c"])
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, session: Any = None) -> Completion:
+        completion = await super().generate(prompt_ids, sampling, session)
+        completion.usage = Usage(10, 1, cost=1.0)
+        return completion
 
 
 def interrupt_at(folder: Path, count: int, number: signal.Signals) -> None:

@@ -48,6 +48,6 @@ def test_a_price_that_is_not_known_is_no_price_of_nothing() -> None:
     with pytest.raises(ConfigError, match="what qwen costs is not known"):
         unknown = episode(1, 1)
         unknown.metadata["model"] = "qwen"
-        Budget(LimitsSection(cost=1.0)).count(unknown)
+        Budget(LimitsSection(cost=1.0)).check(unknown)
     # An episode that failed before its first turn says nothing about prices.
-    Budget(LimitsSection(cost=1.0)).count(Trajectory("task", error="EngineError: gone"))
+    Budget(LimitsSection(cost=1.0)).check(Trajectory("task", error="EngineError: gone"))

@@ -179,6 +179,20 @@ class TestLimits:
         errors = {each.error for each in stored(Path("run")).values()}
         assert errors == {None, "TimeoutError: not done after 0.1 s"}
 
+    def test_what_failed_episodes_have_cost_counts_after_they_were_played_again(self, folder: Path) -> None:
+        paid = config(model=f"{guessing.__file__}:Paid", limits={"cost": 100.0})
+        (folder / guessing.HALFWAY).write_text("test 5,test 10")
+        assert evaluate(paid, "run").score.failed == 2
+        assert evaluate(paid, "run", retry_failed=True).score.failed == 2
+        (folder / guessing.HALFWAY).unlink()
+        assert evaluate(paid, "run", retry_failed=True).score.failed == 0
+        with RunFolder.open(Path("run")).trajectories() as store:
+            # Six episodes of three turns, and two that broke off in their second turn, twice.
+            assert store.spent("eval") == (26 * 11, 26.0)
+            assert sum(row.cost or 0.0 for row in store.outcomes("eval")) == 18.0
+        more = config(model=f"{guessing.__file__}:Paid", limits={"cost": 26.0}, attempts=2)
+        assert evaluate(more, "run", resume=True).stopped == "26.00 of 26.00 dollars"
+
     def test_a_limit_in_dollars_without_a_price_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="needs a model with a price"):
             evaluate(config(limits={"cost": 1.0}), "run")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import CountEnv, RecordingEngine, WordEnv, run, small_llama
 
-from agent_gym.engines.base import Sampling
+from agent_gym.engines.base import Completion, Sampling, Usage
 from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.rollout.actions import tagged
@@ -58,6 +58,24 @@ def test_generated_tokens_and_nothing_else_have_mask_1() -> None:
         assert mask == any(turn.start <= position < turn.end for turn in trajectory.turns)
     for turn in trajectory.turns:
         assert ByteChat().decode(trajectory.token_ids[turn.start : turn.end]) == turn.text == "up"
+
+
+@pytest.mark.parametrize(
+    "costs, sum_of", [([1.0, 2.0, 4.0], "7.0"), ([1.0, None, 4.0], None), ([None, 2.0, 4.0], None)]
+)
+def test_an_episode_costs_what_its_turns_cost_where_that_is_known_of_all(
+    costs: list[float | None], sum_of: str | None
+) -> None:
+    left = iter(costs)
+
+    class Paid(ScriptedEngine):
+        async def generate(self, *values: Any) -> Completion:
+            completion = await super().generate(*values)
+            completion.usage = Usage(1, 1, next(left))
+            return completion
+
+    episode = Episode(CountEnv(), Paid(["up"] * 3), ByteChat(), LONG, "count 0", 7)
+    assert len(run(episode.run()).turns) == 3 and episode.trajectory.metadata.get("cost") == sum_of
 
 
 @pytest.mark.parametrize("chat_class", [TemplateChat, LossyChat])

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from agent_gym.errors import DataError
 from agent_gym.evaluation.exchange.reading import Stored
+from agent_gym.rollout.spending import COST_BEFORE, TOKENS_BEFORE
 from agent_gym.store.texts import with_storable_texts
 
 _BITS: Final = 63
@@ -14,7 +15,7 @@ _COUNTED: Final = 40
 _TOKEN: Final = 31
 _COUNTS: Final = ("prompt_tokens", "generated_tokens", "tool_calls")
 _INTEGERS: Final = ("seed", "branch_turn", "branch_offset")
-_NOTES: Final = {"attempt": int, "env_seed": int, "cost": float}
+_NOTES: Final = {"attempt": int, "env_seed": int, "cost": float, TOKENS_BEFORE: int, COST_BEFORE: float}
 """What stands in the metadata and is a number."""
 
 
