@@ -27,11 +27,12 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
 }
-COMMANDS = [
-    pytest.param(name, block, id=f"{name}-{number}")
+COMMANDS = {
+    name: found
     for name, text in HOWTOS.items()
-    for number, block in enumerate((content for kind, content in documents.fenced(text) if kind in ("bash", "")), 1)
-]
+    if (found := [content for kind, content in documents.fenced(text) if kind in ("bash", "")])
+}
+"""The blocks of commands by the page that they stand on."""
 LOOKUP = '''
 def lookup(word: str) -> str:
     """Look a word up."""
@@ -111,20 +112,31 @@ def test_the_python_of_the_howto_runs_in_order(name: str, folder: Path, request:
         require("bubblewrap", "; ".join(passed_over))
 
 
-@pytest.mark.parametrize(("name", "block"), COMMANDS)
-def test_the_commands_of_the_howto_run(name: str, block: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    commands = documents.lines(block)
-    if MODEL_SERVER in block:
-        commands = [line.replace(MODEL_SERVER, request.getfixturevalue("model_server")) for line in commands]
-    for line in commands:
-        if reason := documents.why_not_run(line):
-            pytest.skip(f"{line}: {reason}")
-    if any("doctor" in line for line in commands):
-        sandbox_or_skip().close()
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_commands_of_the_howto_run_in_order(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    """In one folder: what an earlier command made is there, and in the way of a later one of the same name."""
     documents.write_files(HOWTOS[name], folder)
-    for line in commands:
-        done = documents.command(line, folder, ENVIRONMENT)
-        assert done.returncode == 0, (line, done.stderr)
+    passed_over = []
+    for commands in map(documents.lines, COMMANDS[name]):
+        if reasons := [f"{line}: {reason}" for line in commands if (reason := documents.why_not_run(line))]:
+            passed_over += reasons
+            continue
+        if any("doctor" in line for line in commands):
+            sandbox_or_skip().close()
+        for line in commands:
+            if MODEL_SERVER in line:
+                line = line.replace(MODEL_SERVER, request.getfixturevalue("model_server"))
+            done = documents.command(line, folder, ENVIRONMENT)
+            assert done.returncode == 0, (line, done.stderr)
+    if len(passed_over) >= len(COMMANDS[name]):
+        pytest.skip("; ".join(passed_over))
+
+
+def test_no_two_commands_of_documents_make_the_same_run() -> None:
+    texts = [*HOWTOS.values(), (ROOT / "README.md").read_text()]
+    making = [line for text in texts for line in documents.commands(text) if "--re" not in line]
+    names = [found[1] for line in making if (found := re.search(r"--name (\S+)", line))]
+    assert len(names) > 10 and sorted(names) == sorted(set(names))
 
 
 def test_the_blocks_of_a_document_say_what_they_are() -> None:
