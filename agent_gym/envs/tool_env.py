@@ -38,6 +38,9 @@ class Grade:
     """The score, if None."""
     told: str = ""
     """What the agent is told; whether its answer is right, if empty."""
+    vote: str | None = None
+    """The answer in a form that all ways of writing it share, as far as the grade is the same for them: "5" for "5.0".
+    Votes over several attempts count it; the answer as it was written, if None."""
 
 
 class ToolEnv(TextEnv):
@@ -97,6 +100,7 @@ class ToolEnv(TextEnv):
         self._instructions = instructions
         self._goal = ""
         self._answer = ""
+        self._vote = ""
 
     # -- what a subclass writes ------------------------------------------------------------------------------------
 
@@ -161,7 +165,7 @@ class ToolEnv(TextEnv):
         self.toolbox.close()
 
     def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
-        self._answer = ""
+        self._answer = self._vote = ""
         self.toolbox.setup()
         self._goal = self._ask(task, rng)
         parts = [self._goal]
@@ -196,6 +200,7 @@ class ToolEnv(TextEnv):
     def _finish(self, answer: str) -> tuple[str, State]:
         self._answer = answer
         grade = self._grade(answer)
+        self._vote = answer.strip() if grade.vote is None else grade.vote
         told = grade.told or ("Your answer is right." if grade.score >= 1 else "Your answer is not right.")
         return told, self._state(grade)
 
@@ -226,7 +231,12 @@ class ToolEnv(TextEnv):
             success=grade is not None and grade.score >= 1,
             score=grade.score if grade is not None else 0.0,
             invalid_action=invalid_action,
-            extra={"tool_calls": self.toolbox.calls_made, "answer": self._answer, **self._extra()},
+            extra={
+                "tool_calls": self.toolbox.calls_made,
+                "answer": self._answer,
+                "vote": self._vote,
+                **self._extra(),
+            },
         )
 
     def _copy(self) -> Self:

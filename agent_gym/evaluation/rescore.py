@@ -153,7 +153,7 @@ def _worth(env: TextEnv, trajectory: Trajectory) -> float | None:
     inner = env.unwrapped
     if isinstance(inner, ToolEnv):
         # What the tools said then may not be had again; the answer was all that counted.
-        answer = trajectory.metadata.get("answer")
+        answer = trajectory.metadata.get("answer_written", trajectory.metadata.get("answer"))
         return inner.grade(answer).score if answer is not None else 0.0
     for turn in trajectory.turns:
         _, _, terminated, truncated, info = env.step(turn.action)

@@ -8,10 +8,13 @@ from evaluation import guessing
 
 from agent_gym.cli.listing_runs import describe
 from agent_gym.config import EvalConfig, build
+from agent_gym.envs.math import MathEnv
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.evaluation.rescore import rescore
 from agent_gym.evaluation.runner import evaluate
+from agent_gym.rollout.episode import note
 from agent_gym.store.run import RunFolder
+from agent_gym.trajectory import Trajectory, Turn
 
 JUDGES = """
 def short(episode):
@@ -88,7 +91,9 @@ def test_the_environment_grades_stored_answers_without_its_tools() -> None:
     assert [change.differs for change in changes] == [False] * 4
     with run.trajectories() as store:
         one = next(iter(store.select()))
-        one.metadata["answer"] = "certainly not"
+        assert one.metadata["answer"] != "certainly not" and "answer_written" not in one.metadata
+        # What counts as a vote may be another form of it.
+        one.metadata["answer_written"] = "certainly not"
         store.add([one], step=0, phase="eval")
     changed = [change for change in rescore(run, "environment") if change.differs]
     assert [(change.id, change.before[0], change.after[0]) for change in changed] == [(one.id, True, False)]
@@ -128,3 +133,12 @@ def test_the_metrics_get_the_new_score_which_is_the_one_that_is_listed() -> None
     first, last = run.metrics()
     assert last["successes"] == 0 != first["successes"] and last.keys() == first.keys()
     assert describe(run.path, Path(), 0.0).success == 0.0
+
+
+def test_what_was_written_is_graded_and_its_form_votes() -> None:
+    env = MathEnv(tools="none")
+    env.reset(seed=0, options={"task": "train/0"})
+    turn = Turn("what?", "1,000.0", "1,000.0", 0, 2)
+    trajectory = Trajectory(task_id="train/0", env_id="math", turns=[turn])
+    note(trajectory, turn, env.step("<answer>1,000.0</answer>"))
+    assert trajectory.metadata == {"answer": "1000", "answer_written": "1,000.0"}

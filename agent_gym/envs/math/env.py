@@ -108,9 +108,14 @@ class MathEnv(QuestionEnv[Problem]):
 
     def _grade(self, answer: str) -> Grade:
         stated = stated_answer(answer)
-        right = self._same(stated, self._asked().answer)
+        gold = self._asked().answer
+        right = self._same(stated, gold)
         readable = as_number(stated) is not None if self._only_numbers else bool(stated)
-        return Grade(float(right), 1.0 if right else self._format_reward if readable else 0.0)
+        # Formulas have no normal form that is cheap; those that are right are one vote in any case.
+        said = gold if right else stated
+        number = as_number(said)
+        vote = said if number is None else str(number)
+        return Grade(float(right), 1.0 if right else self._format_reward if readable else 0.0, vote=vote)
 
 
 def _generated(families: Sequence[str] | None, levels: int | Sequence[int]) -> Generated[Problem]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 
 from agent_gym.env import State, Task
 from agent_gym.envs.questions import Loaded, Source, exact_match, f1_score
+from agent_gym.envs.questions.answers import normalise
 from agent_gym.envs.questions.env import QuestionEnv
 from agent_gym.envs.questions.sources import Data
 from agent_gym.envs.search_qa.asking import understand
@@ -26,6 +27,7 @@ from agent_gym.envs.tool_env import AnyTool, Grade
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.tools.calls import ToolCall
 from agent_gym.tools.search import LocalIndex, SearchBackend
+from agent_gym.tools.syntax.arpo import boxed
 
 REWARDS: Final = ("exact_match", "f1", "arpo")
 _ASKED: Final = re.compile(r"^Question: (.+)$", re.MULTILINE)
@@ -155,12 +157,22 @@ class SearchQAEnv(QuestionEnv[Question]):
     def _grade(self, answer: str) -> Grade:
         gold = self._asked().answers
         if self._reward == "exact_match":
-            return Grade(exact_match(answer, gold))
+            score = exact_match(answer, gold)
+            return Grade(score, vote=_voted(answer, gold, right=score >= 1))
         if self._reward == "f1":
-            return Grade(f1_score(answer, gold))
+            score = f1_score(answer, gold)
+            return Grade(score, vote=_voted(answer, gold, right=score >= 1))
         text = "".join(part for turn in self._history[1:] for part in turn) + self._action
         reward = arpo_reward(text, gold)
-        return Grade(min(max(reward, 0.0), 1.0), reward, format_problem(text))
+        score = min(max(reward, 0.0), 1.0)
+        stated = boxed(answer)
+        vote = _voted(answer if stated is None else stated, gold, right=score >= 1)
+        return Grade(score, reward, format_problem(text), vote)
 
     def _unanswered(self) -> float:
         return BROKEN_FORMAT if self._reward == "arpo" else 0.0
+
+
+def _voted(answer: str, gold: Sequence[str], *, right: bool) -> str:
+    """Return what an answer votes for; all right ones for the same, whichever of the right answers they give."""
+    return normalise(gold[0] if right and gold else answer)

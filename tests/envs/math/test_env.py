@@ -137,3 +137,17 @@ def test_real_problems_are_solved_by_their_answers(name: str) -> None:
         (answer,) = env.expert() or ()
         assert env.step(answer)[4]["success"], task
         assert not play(env, "\\boxed{7^{1/3}}", task=task.id)[2]["success"]
+
+
+def test_ways_of_writing_one_answer_are_one_vote(data: Path) -> None:
+    def vote(answer: str) -> str:
+        return str(play(env, f"<answer>{answer}</answer>", task="train/0")[2]["vote"])
+
+    env = MathEnv(tools="none")
+    written = ("1000", "1,000", "$1000.0$", "\\boxed{1000}", "2000/2")
+    assert {vote(answer) for answer in written} == {"1000"}
+    assert vote("1001") == "1001" and vote(" many ") == "many"
+    env = MathEnv(data, tools="none", split="train")
+    asked = env.tasks("train")
+    right = [play(env, f"<answer>{text}</answer>", task=asked[0].id)[2] for text in ("x^2+2x+1", "(x+1)^2", "(1+x)^2")]
+    assert {(info["success"], info["vote"]) for info in right} == {(True, "x^2+2x+1")}

@@ -189,3 +189,16 @@ def test_real_questions_are_answered_from_real_pages(tmp_path: Path, task: str, 
     assert answer in observation
     *_, info = env.step(env.write_answer(answer))
     assert info["success"] and info["score"] == 1.0
+
+
+@pytest.mark.parametrize("reward", ["exact_match", "f1"])
+def test_all_right_answers_are_one_vote_and_case_and_articles_are_none(tmp_path: Path, reward: str) -> None:
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps([ROWS[0] | {"answer": ["Tiber", "Tevere"]}]))
+    env = SearchQAEnv(path, reward=reward)
+
+    def vote(answer: str) -> str:
+        return str(play(env, f"<answer>{answer}</answer>")[2]["vote"])
+
+    assert {vote(answer) for answer in ("Tiber", "the tiber.", "Tevere")} == {"tiber"}
+    assert vote("The Po!") == vote("po") == "po"
