@@ -10,9 +10,11 @@ from agent_gym.rollout.collect import Job
 from agent_gym.rollout.spending import spent_on
 from agent_gym.trajectory import Trajectory
 
-_NO_PRICE: Final = (
-    "limits.cost needs a model with a price, and what {model} costs is not known: give its price, or limit tokens or "
-    "seconds instead."
+_INSTEAD: Final = "limit tokens or seconds instead (--max-tokens-total, --max-seconds)."
+_NO_PRICE: Final = f"limits.cost needs a model with a price, and {{model}} does not say what it costs: {_INSTEAD}"
+_NO_USAGE: Final = (
+    "limits.cost cannot be kept: the server of {model} does not say how many tokens it has read and generated, so that "
+    f"what they cost is not known; {_INSTEAD}"
 )
 
 
@@ -81,5 +83,18 @@ class Budget:
         Raises:
             ConfigError: Dollars are limited, and the episode has no cost.
         """
-        if self._limits.cost is not None and trajectory.turns and "cost" not in trajectory.metadata:
-            raise ConfigError(_NO_PRICE.format(model=trajectory.metadata.get("model", "this model")))
+        about = trajectory.metadata
+        if self._limits.cost is not None and trajectory.turns and "cost" not in about:
+            # A server without a price is not asked at all.
+            sentence = _NO_USAGE if "token_counts" in about else _NO_PRICE
+            raise ConfigError(sentence.format(model=about.get("model", "this model")))
+
+
+def refuse_what_costs_nothing(limits: LimitsSection, model: str) -> None:
+    """See that no dollars are limited where none are ever counted.
+
+    Raises:
+        ConfigError: They are.
+    """
+    if limits.cost is not None:
+        raise ConfigError(_NO_PRICE.format(model=model))

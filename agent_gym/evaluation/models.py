@@ -19,6 +19,7 @@ from agent_gym.engines.conversation import ConversationEngine
 from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.env import TextEnv
 from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.evaluation.budgets import refuse_what_costs_nothing
 from agent_gym.registry import load_object
 from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.chat import ByteChat, Chat, MessageChat, TemplateChat
@@ -197,21 +198,22 @@ def opened(config: EvalConfig) -> Iterator[Model]:
 
 def _model(config: EvalConfig) -> Model:
     name = config.model
-    if name in POLICIES:
-        return PolicyModel(POLICIES[name])
-    if name == "human":
-        return HumanModel()
     if name.startswith(("http://", "https://")):
         return _served(config)
-    if name.startswith("scripted:"):
-        return _scripted(name.removeprefix("scripted:"))
     if name.startswith("vllm:"):
         raise ConfigError(
             f"vLLM is not run in this process: start `vllm serve {name.removeprefix('vllm:')}` and give its address, "
             "--model http://localhost:8000/v1."
         )
-    if ":" in name and not Path(name).exists():
+    if ":" in name and not name.startswith("scripted:") and not Path(name).exists():
         return _own(name)
+    refuse_what_costs_nothing(config.limits, name)
+    if name in POLICIES:
+        return PolicyModel(POLICIES[name])
+    if name == "human":
+        return HumanModel()
+    if name.startswith("scripted:"):
+        return _scripted(name.removeprefix("scripted:"))
     return _local(config)
 
 

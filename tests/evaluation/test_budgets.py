@@ -45,9 +45,12 @@ def test_seconds_are_those_of_the_sitting() -> None:
 
 
 def test_a_price_that_is_not_known_is_no_price_of_nothing() -> None:
-    with pytest.raises(ConfigError, match="what qwen costs is not known"):
+    with pytest.raises(ConfigError, match="qwen does not say what it costs"):
         unknown = episode(1, 1)
         unknown.metadata["model"] = "qwen"
+        Budget(LimitsSection(cost=1.0)).check(unknown)
+    unknown.metadata["token_counts"] = "estimated from bytes"
+    with pytest.raises(ConfigError, match="the server of qwen does not say how many tokens"):
         Budget(LimitsSection(cost=1.0)).check(unknown)
     # An episode that failed before its first turn says nothing about prices.
     Budget(LimitsSection(cost=1.0)).check(Trajectory("task", error="EngineError: gone"))

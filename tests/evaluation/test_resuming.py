@@ -8,6 +8,7 @@ from typing import Any
 import forking
 import pytest
 from evaluation import guessing
+from openai_server import chat, serving
 
 from agent_gym.config import EvalConfig, build
 from agent_gym.errors import AgentGymError, ConfigError, DataError, StoreError
@@ -196,6 +197,18 @@ class TestLimits:
     def test_a_limit_in_dollars_without_a_price_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="needs a model with a price"):
             evaluate(config(limits={"cost": 1.0}), "run")
+
+    @pytest.mark.parametrize("model", ["expert", "random", "human", "scripted:a.jsonl", "/no/such"])
+    def test_dollars_of_who_has_no_price_are_refused_before_anything_is_played(self, folder: Path, model: str) -> None:
+        with pytest.raises(ConfigError, match=f"needs a model with a price, and {model} does not say"):
+            evaluate(config(model=model, limits={"cost": 1.0}), "run")
+        assert not (folder / "run").exists()
+
+    def test_dollars_of_a_server_that_counts_no_tokens_cannot_be_limited(self) -> None:
+        with serving(lambda asked, number: chat("a", usage=None)) as server:
+            priced = config(model=server.url, server={"price": [1.0, 2.0]}, limits={"cost": 1.0})
+            with pytest.raises(ConfigError, match=r"the server of small-model.* does not say how many tokens"):
+                evaluate(priced, "run")
 
 
 def test_two_processes_do_not_write_to_one_run(folder: Path) -> None:
