@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from agent_gym.errors import StoreError
 from agent_gym.store.atomic import write_text
 from agent_gym.viewer.api import ANSWERS, answered
 from agent_gym.viewer.asking import Asked, as_json
+from agent_gym.viewer.places import shortened, without_places
 from agent_gym.viewer.runs import Runs
 from agent_gym.viewer.server import static_files
 
@@ -96,16 +98,17 @@ def export(places: Sequence[Path], out: Path, *, episodes: int = EPISODES) -> Ex
 
     Raises:
         UnknownIdError: There is no run at one of the paths.
-        StoreError: A run cannot be read, or the file cannot be written.
+        StoreError: No run can be read, one has no configuration, or the file cannot be written.
     """
     runs = Runs(places)
     for run in runs:
         run.header()  # an error of its own where one is gone
     answers = _Answers(runs)
-    notes = _gather(answers, runs, episodes)
+    notes = _gather(answers, runs, max(episodes, 0))
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     note = f"Report of {made}. {' '.join(notes)} All of it: agent-gym view RUN."
-    page = build_page(answers.found, note)
+    # The reader is on another machine, and is not to learn about this one.
+    page = build_page({path: without_places(answer) for path, answer in answers.found.items()}, note)
     write_text(out, page)
     return Exported(out, len(page.encode()), note)
 
@@ -115,18 +118,24 @@ def export(places: Sequence[Path], out: Path, *, episodes: int = EPISODES) -> Ex
 
 def _gather(answers: _Answers, runs: Runs, episodes: int) -> list[str]:
     """Ask for everything that the report holds; return sentences on what it leaves out."""
-    about = answers.ask("runs", {})
-    for run in (about or {}).get("runs", []):
-        # The reader is on another machine, and is not to learn about this one.
+    broken = {}
+    about = (answers.ask("runs", {}) or {}).get("runs", [])
+    for run in about:
         run["path"], run["live"] = run["name"], False
+        if "error" in run:
+            run["error"] = broken[run["index"]] = shortened(run["error"])
+    if len(broken) == len(about):
+        raise StoreError(next(iter(broken.values()), "There is no run to report on."))
     indices = [run.index for run in runs]
     for index in indices:
         for name, more in (("version", {}), ("metrics", {"points": POINTS}), ("facets", {}), ("evaluation", {})):
             answers.ask(name, {"run": index}, **more)
     for one, other in permutations(indices[:4], 2):
         answers.ask("comparison", {"run": one, "with": other})
-    share = max(episodes // max(len(indices), 1), 1)
-    return [_gather_episodes(answers, run.index, run.name, share) for run in runs]
+    readable = [run for run in runs if run.index not in broken]
+    share, more = divmod(episodes, len(readable))
+    notes = [_gather_episodes(answers, run.index, run.name, share + (n < more)) for n, run in enumerate(readable)]
+    return notes + [f"{runs[index].name} cannot be read: {error}" for index, error in broken.items()]
 
 
 def _gather_episodes(answers: _Answers, run: int, name: str, count: int) -> str:
@@ -135,7 +144,8 @@ def _gather_episodes(answers: _Answers, run: int, name: str, count: int) -> str:
     groups: dict[str, Json] = {}
     plain = 0
     # Those of training first: measuring makes groups of one.
-    newest = [_ask(answers, "groups", run, limit=GROUPS, **kind).get("groups", []) for kind in ({"phase": "train"}, {})]
+    kinds: list[Json] = [{"phase": "train"}, {}] if count else []
+    newest = [_ask(answers, "groups", run, limit=GROUPS, **kind).get("groups", []) for kind in kinds]
     known = {group["group_id"]: group for found in newest for group in found[: GROUPS // 2]}
     for row in _chosen(answers, run, list(known.values()), count):
         if answers.full:
@@ -179,6 +189,8 @@ def _ask(answers: _Answers, name: str, run: int, **parameters: Any) -> Json:
 
 def _chosen(answers: _Answers, run: int, groups: Sequence[Json], count: int) -> Iterator[Json]:
     """Yield episodes of many kinds, one of each in turn: of the newest groups, successes, failures, failed ones."""
+    if not count:
+        return
 
     def newest(**parameters: Any) -> list[Json]:
         found: list[Json] = _ask(answers, "episodes", run, limit=min(count, 500), **parameters).get("episodes", [])

@@ -129,6 +129,51 @@ def test_two_runs_bring_their_comparison(tmp_path: Path) -> None:
     assert len(answers["/api/episodes?run=0"]["episodes"]) == len(answers["/api/episodes?run=1"]["episodes"]) == 4
 
 
+def test_paths_of_this_machine_are_their_last_part(tmp_path: Path) -> None:
+    config = {
+        "suites": ["/home/me/my suites/kitchen.yaml", "math/aime24"],
+        "env": {"id": "/home/me/env.py:Env", "options": {"path": "/data/secret/questions.jsonl"}},
+        "model": "scripted:/home/me/play.py:name",
+        "server": {"other": "http://localhost:8000/v1/deep/er", "near": "../a/b", "system_prompt": "Ask /a/b or c."},
+    }
+    said = episode("e", action="cat /home/them/notes", metadata={"model": "/home/me/runs/demo", "own": "/a/b"})
+    run = make_run(tmp_path / "run", [(0, "eval", [said])], config=config)
+    answers = embedded(export([run.path], tmp_path / "out.html").path.read_text())
+    about = answers["/api/runs"]["runs"][0]
+    assert about["model"] == "scripted:play.py:name" and about["env"] == "env.py:Env"
+    assert about["config"]["suites"] == ["kitchen.yaml", "math/aime24"]
+    assert (
+        about["config"]["env"]["options"] == {"path": "questions.jsonl"}
+        and about["config"]["server"] == config["server"]
+    )
+    shown = answers["/api/episode?id=e&run=0"]
+    assert shown["metadata"] == {"model": "demo", "own": "/a/b"}
+    assert shown["turns"][0]["action"] == "cat /home/them/notes 0"
+    assert "/home/me" not in json.dumps(answers) and str(tmp_path) not in json.dumps(answers)
+
+
+@pytest.mark.parametrize(("asked", "held"), [(0, [0, 0, 0]), (2, [1, 1, 0]), (7, [3, 2, 2]), (-1, [0, 0, 0])])
+def test_it_holds_as_many_episodes_as_were_asked_for(asked: int, held: list[int], tmp_path: Path) -> None:
+    for name in "abc":
+        evaluation_run(tmp_path / name, [0])
+    answers = embedded(export([tmp_path], tmp_path / "out.html", episodes=asked).path.read_text())
+    assert [len(answers[f"/api/episodes?run={run}"]["episodes"]) for run in range(3)] == held
+    opened = [path for path in answers if path.startswith("/api/episode?")]
+    assert len(opened) == sum(held)
+
+
+def test_a_run_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    broken = make_run(tmp_path / "runs" / "broken")
+    (broken.path / "trajectories.sqlite").write_bytes(b"garbage " * 200)
+    with pytest.raises(StoreError, match="cannot be read"):
+        export([broken.path], tmp_path / "out.html")
+    assert not (tmp_path / "out.html").exists()
+    evaluation_run(tmp_path / "runs" / "good", [0])
+    written = export([tmp_path / "runs"], tmp_path / "out.html", episodes=4)
+    assert "good: 4 of" in written.note and "broken cannot be read: " in written.note
+    assert "broken: 0 of" not in written.note and str(tmp_path) not in written.path.read_text()
+
+
 def test_a_run_without_episodes_becomes_a_report_too(tmp_path: Path) -> None:
     run = make_run(tmp_path / "new")
     assert "new: 0 of 0 episodes." in export([run.path], tmp_path / "out.html").note
