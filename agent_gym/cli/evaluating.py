@@ -14,14 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agent_gym.cli.results import print_results
 from agent_gym.config import EvalConfig, load, read_yaml
 from agent_gym.errors import ConfigError
+from agent_gym.evaluation.budgets import UsedUp
 from agent_gym.evaluation.plans import Plan
 from agent_gym.evaluation.resuming import stored_config
-from agent_gym.evaluation.runner import LEFT, Evaluation, evaluate
+from agent_gym.evaluation.runner import Evaluation, evaluate
 from agent_gym.rollout.score import Score
 from agent_gym.store.texts import storable
 from agent_gym.trajectory import Trajectory
 
 _SHOWN_ERRORS = 3
+_FLAGS = {"tokens": "--max-tokens-total", "cost": "--max-cost", "seconds": "--max-seconds"}
 _INTERRUPTED = 130
 """The exit code of a command that was stopped by Ctrl-C."""
 _LINES = 10
@@ -89,8 +91,8 @@ def named_suites(given: list[str]) -> list[str]:
 def _say_how_to_go_on(console: Console, result: Evaluation, again: str) -> None:
     played, planned = result.score.episodes, result.planned
     if result.stopped:
-        higher = "" if result.stopped == LEFT else ", with a higher limit,"
-        text = f"stopped by {result.stopped}: {played:,} of {planned:,} episodes; go on{higher} with {again}"
+        raised, flag = higher(result.used_up)
+        text = f"stopped by {result.stopped}: {played:,} of {planned:,} episodes; go on{raised} with {again}{flag}"
     elif played < planned:
         text = f"{planned - played:,} of {planned:,} episodes have not been played; go on with {again}"
     elif result.score.failed:
@@ -98,6 +100,14 @@ def _say_how_to_go_on(console: Console, result: Evaluation, again: str) -> None:
     else:
         return
     console.print(text, soft_wrap=True, highlight=False)
+
+
+def higher(reached: UsedUp | None) -> tuple[str, str]:
+    """Return how a limit that was reached is raised: the run remembers it, so that the flag must be given."""
+    if reached is None:
+        return "", ""
+    more = str(reached.more) if isinstance(reached.more, int) else f"{reached.more:.6g}"
+    return ", with a higher limit,", f" {_FLAGS[reached.limit]} {more}"
 
 
 class Display:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from agent_gym.config import LimitsSection
@@ -16,6 +17,17 @@ _NO_USAGE: Final = (
     "limits.cost cannot be kept: the server of {model} does not say how many tokens it has read and generated, so that "
     f"what they cost is not known; {_INSTEAD}"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class UsedUp:
+    """A limit that was reached."""
+
+    limit: str
+    """Its name in the configuration: "tokens", "cost" or "seconds"."""
+    words: str
+    more: float
+    """A limit with which the run goes on: as much again."""
 
 
 class Budget:
@@ -46,16 +58,16 @@ class Budget:
         self.cost = cost
 
     @property
-    def used_up(self) -> str:
-        """What is used up, in words; empty while there is something left of everything."""
+    def used_up(self) -> "UsedUp | None":
+        """What is used up; None while there is something left of everything."""
         limits = self._limits
         if limits.tokens is not None and self.tokens >= limits.tokens:
-            return f"{self.tokens:,} of {limits.tokens:,} tokens"
+            return UsedUp("tokens", f"{self.tokens:,} of {limits.tokens:,} tokens", 2 * self.tokens)
         if limits.cost is not None and self.cost >= limits.cost:
-            return f"{self.cost:.2f} of {limits.cost:.2f} dollars"
+            return UsedUp("cost", f"{self.cost:.2f} of {limits.cost:.2f} dollars", 2 * self.cost)
         if limits.seconds is not None and self._clock() - self._began >= limits.seconds:
-            return f"{limits.seconds:g} seconds"
-        return ""
+            return UsedUp("seconds", f"{limits.seconds:g} seconds", 2 * limits.seconds)
+        return None
 
     @property
     def seconds_left(self) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from agent_gym.config import EvalConfig, build
 from agent_gym.errors import ConfigError
-from agent_gym.evaluation.budgets import Budget
+from agent_gym.evaluation.budgets import Budget, UsedUp
 from agent_gym.evaluation.models import Arena, Model, opened
 from agent_gym.evaluation.plans import Plan, make_plans
 from agent_gym.evaluation.resuming import PHASE, keeping
@@ -59,6 +59,8 @@ class Evaluation:
     stopped: str = ""
     """What was used up before the end; empty where every episode has been played."""
     folder: Path | None = None
+    used_up: UsedUp | None = None
+    """The limit that was reached, if one was."""
 
     @property
     def success_rate(self) -> float:
@@ -105,7 +107,8 @@ def evaluate(
         sitting = _Sitting(config, run, store, listener, on_episode)
         stopped = sitting.play(plans, retry_failed=retry_failed)
         scores = tuple(SuiteScore(plan, sitting.score(plan)) for plan in plans)
-        return Evaluation(scores, total(store.outcomes(PHASE)), stopped, None if run is None else run.path)
+        path = None if run is None else run.path
+        return Evaluation(scores, total(store.outcomes(PHASE)), stopped, path, sitting.used_up)
 
 
 class _Sitting:
@@ -124,6 +127,8 @@ class _Sitting:
         self._listener, self._on_episode = listener, on_episode
         tokens, cost = store.spent(PHASE) if config.limits.tokens or config.limits.cost else (0, 0.0)
         self._budget = Budget(config.limits, tokens=tokens, cost=cost)
+        self.used_up: UsedUp | None = None
+        """The limit that ended it, if one did."""
 
     def play(self, plans: list[Plan], *, retry_failed: bool) -> str:
         """Play what is missing, suite after suite; return why it stopped early, if it did."""
@@ -169,7 +174,8 @@ class _Sitting:
         jobs = self._budget.admit(plan.jobs(only=ids))
         asyncio.run(_in_time(model.play(jobs, ended, arena), self._budget.seconds_left))
         if left:
-            return self._budget.used_up or LEFT
+            self.used_up = self._budget.used_up
+            return LEFT if self.used_up is None else self.used_up.words
         if self._run is not None:
             named = {"suite": plan.name} if plan.name else {}
             score = self.score(plan).as_dict()

@@ -1,12 +1,15 @@
 """`agent-gym eval`, `suites` and `rescore` as a user meets them."""
 
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from agent_gym.cli.app import app
+from agent_gym.cli.evaluating import higher
 from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.evaluation.budgets import UsedUp
 
 OWN = """
 name: kitchen
@@ -70,8 +73,21 @@ def test_several_suites_end_with_a_table_of_all(folder: Path) -> None:
 def test_a_limit_says_how_far_it_came_and_how_to_go_on() -> None:
     told = run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--name", "a", "--max-tokens-total", "10").output
     assert "stopped by" in told and "1 of 3 episodes; go on, with a higher limit, with" in told
-    assert "agent-gym eval --name a --resume" in told
-    assert "2/3" in run("eval", "--name", "a", "--resume", "--max-tokens-total", "1000000").output
+    # The limit is the run's: without the flag it would stop at once again.
+    (command,) = re.findall(r"with agent-gym (eval --name a --resume --max-tokens-total \d+)\n", told)
+    assert "2/3" in run(*command.split()).output
+
+
+@pytest.mark.parametrize(
+    ("reached", "flag"),
+    [
+        (UsedUp("seconds", "60 seconds", 120.0), " --max-seconds 120"),
+        (UsedUp("cost", "1.20 of 1.00 dollars", 2.4000000000001), " --max-cost 2.4"),
+        (UsedUp("tokens", "5,000,000 of 1 tokens", 10_000_000), " --max-tokens-total 10000000"),
+    ],
+)
+def test_the_flag_of_a_limit_is_given_with_more(reached: UsedUp, flag: str) -> None:
+    assert higher(reached) == (", with a higher limit,", flag)
 
 
 def test_what_is_missing_or_does_not_go_together_is_named() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from agent_gym.config import LimitsSection
 from agent_gym.errors import ConfigError
-from agent_gym.evaluation.budgets import Budget
+from agent_gym.evaluation.budgets import Budget, UsedUp
 from agent_gym.rollout.collect import Job
 from agent_gym.trajectory import Trajectory, Turn
 
@@ -19,9 +19,9 @@ def episode(prompt: int, generated: int, cost: float | None = None, *, ids: int 
 def test_what_earlier_sittings_used_up_counts_and_the_server_counts_better_than_the_ids() -> None:
     budget = Budget(LimitsSection(tokens=100), tokens=60)
     budget.count(episode(10, 5, ids=3))
-    assert budget.tokens == 75 and budget.used_up == ""
+    assert budget.tokens == 75 and budget.used_up is None
     budget.count(episode(20, 0, ids=5))
-    assert budget.used_up == "100 of 100 tokens"
+    assert budget.used_up == UsedUp("tokens", "100 of 100 tokens", 200)
 
 
 def test_jobs_are_admitted_one_by_one_until_something_is_used_up() -> None:
@@ -29,7 +29,8 @@ def test_jobs_are_admitted_one_by_one_until_something_is_used_up() -> None:
     for job in budget.admit(JOBS):
         admitted.append(job.id)
         budget.count(episode(1, 1, 0.4))
-    assert admitted == ["0", "1", "2"] and budget.used_up == "1.20 of 1.00 dollars"
+    assert admitted == ["0", "1", "2"] and budget.used_up is not None
+    assert (budget.used_up.limit, budget.used_up.words) == ("cost", "1.20 of 1.00 dollars")
     assert list(budget.admit(JOBS)) == []
 
 
@@ -40,7 +41,7 @@ def test_seconds_are_those_of_the_sitting() -> None:
     now = 104.0
     assert budget.seconds_left == 1
     now = 110.0
-    assert budget.seconds_left == 0 and budget.used_up == "5 seconds"
+    assert budget.seconds_left == 0 and budget.used_up == UsedUp("seconds", "5 seconds", 10)
     assert Budget(LimitsSection()).seconds_left is None
 
 
