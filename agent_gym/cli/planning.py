@@ -39,7 +39,9 @@ def run_power(
     if correlation is not None and not 0 <= correlation < 1:
         raise ConfigError(f"--correlation is {correlation:g}: give a number from 0 to below 1.")
     for point in points:
-        if not 0 < point < 100 or not _fits(rate, point):
+        if not point > 0:
+            raise ConfigError(f"--difference is {point:g} points: give a number above 0; a loss takes as many tasks.")
+        if not _fits(rate, point):
             raise ConfigError(f"No run can be {point:g} points better or worse than a success of {rate:g}: give fewer.")
     console = Console()
     columns = CORRELATIONS if correlation is None else (correlation,)
@@ -60,11 +62,12 @@ def _print_needed(
 ) -> None:
     rows = []
     for point in points or [point for point in POINTS if _fits(rate, point)]:
-        difference = point / 100 if rate + point / 100 <= 1 else -point / 100
+        better = rate + point / 100 <= 1
+        difference = point / 100 if better else -point / 100
         shares = [discordance(rate, difference, correlation=one) for one in columns]
         needed = [paired_tasks(difference, share, level=level, power=power) for share in shares]
         needed.append(unpaired_tasks(rate, difference, level=level, power=power))
-        rows.append([f"{point:g} points", *map(_count, needed)])
+        rows.append([f"{point:g} points" + " worse" * (not better), *map(_count, needed)])
     headings = ["difference", *(f"same tasks, r = {one:g}" for one in columns), "other tasks, each run"]
     print_table(console, headings, rows, title="tasks needed")
 
@@ -76,7 +79,8 @@ def _print_smallest(
     for one in columns:
         smallest = smallest_paired_difference(tasks, rate, correlation=one, level=level, power=power)
         rows.append([f"r = {one:g}", "none" if smallest is None else f"{100 * smallest:.1f} points"])
-    print_table(console, ["the runs' successes", "smallest difference"], rows, title=f"what {tasks:,} tasks can show")
+    title = f"what {tasks:,} task{'' if tasks == 1 else 's'} can show"
+    print_table(console, ["the runs' successes", "smallest difference"], rows, title=title)
 
 
 def _fits(rate: float, point: float) -> bool:

@@ -13,6 +13,8 @@ from agent_gym.evaluation.distributions import binomial_pmf, normal_cdf, normal_
 LEVEL = 0.95
 POWER = 0.8
 MOST_TASKS = 10_000_000
+EXACT_TASKS = 5000
+"""Up to so many tasks McNemar's exact test is counted; above, it is normal for all purposes."""
 
 
 def discordance(rate: float, difference: float, *, correlation: float = 0.0) -> float:
@@ -92,12 +94,11 @@ def paired_tasks(
     _check_discordant(difference, discordant)
     if difference == 0:
         return None
-    spread = normal_quantile((1 + level) / 2) * math.sqrt(discordant)
-    spread += normal_quantile(power) * math.sqrt(max(0.0, discordant - difference**2))
-    about = math.ceil((spread / difference) ** 2)
-    if about > MOST_TASKS:
+    needed = _about(difference, discordant, level, power)
+    if needed > MOST_TASKS:
         return None
-    if not exact or about > 5000:
+    about = math.ceil(needed)
+    if not exact or about > EXACT_TASKS:
         return about
     low, high = max(1, about // 2), about + 16
     while paired_power(high, difference, discordant, level=level) < power:
@@ -107,6 +108,13 @@ def paired_tasks(
         enough = paired_power(middle, difference, discordant, level=level) >= power
         low, high = (low, middle) if enough else (middle, high)
     return high
+
+
+def _about(difference: float, discordant: float, level: float, power: float) -> float:
+    """Return how many tasks are needed by the normal approximation; infinity for no difference."""
+    spread = normal_quantile((1 + level) / 2) * math.sqrt(discordant)
+    spread += normal_quantile(power) * math.sqrt(max(0.0, discordant - difference**2))
+    return (spread / difference) ** 2 if difference else math.inf
 
 
 def unpaired_tasks(rate: float, difference: float, *, level: float = LEVEL, power: float = POWER) -> int | None:
@@ -147,7 +155,8 @@ def smallest_paired_difference(
         power: How often it must be passed.
 
     Returns:
-        The difference, above 0; None where even the largest possible would not be seen.
+        The difference, above 0; None where even the largest possible would not be seen. Above 5,000 tasks it comes
+        from the normal approximation.
     """
     _check_rates(rate, rate)
     room = 1 - rate if rate <= 0.5 else rate
@@ -155,12 +164,16 @@ def smallest_paired_difference(
 
     def seen(difference: float) -> bool:
         shift = sign * difference
-        return paired_power(tasks, shift, discordance(rate, shift, correlation=correlation), level=level) >= power
+        discordant = discordance(rate, shift, correlation=correlation)
+        if tasks > EXACT_TASKS:
+            return _about(difference, discordant, level, power) <= tasks
+        return paired_power(tasks, shift, discordant, level=level) >= power
 
     if not seen(room):
         return None
     low, high = 0.0, room
-    while high - low > 1e-4:
+    # A ten-thousandth is fine enough for few tasks; a million tell less than that.
+    while high - low > min(1e-4, 0.01 / math.sqrt(tasks)):
         middle = (low + high) / 2
         low, high = (low, middle) if seen(middle) else (middle, high)
     return high

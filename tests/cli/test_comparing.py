@@ -78,9 +78,21 @@ def test_the_tasks_needed_are_a_table() -> None:
 def test_what_a_suite_can_show() -> None:
     assert "17.5 points" in invoke("power --tasks 134")
     assert "none" in invoke("power --tasks 3 --correlation 0")
+    assert "what 1 task can show" in invoke("power --tasks 1 --correlation 0")
 
 
-@pytest.mark.parametrize("options", ["--rate 1", "--power 0", "--correlation 1", "--difference 60", "--difference 0"])
+def test_a_difference_that_only_a_loss_can_be_is_called_one() -> None:
+    said = invoke("power --difference 50 --difference 5 --rate 0.9 --correlation 0")
+    assert "50 points worse" in said and "5 points worse" not in said
+
+
+@pytest.mark.parametrize("points", ["0", "-3", "nan"])
+def test_no_difference_is_refused_with_what_to_give(points: str) -> None:
+    with pytest.raises(ConfigError, match="give a number above 0"):
+        invoke(f"power --difference {points}")
+
+
+@pytest.mark.parametrize("options", ["--rate 1", "--power 0", "--correlation 1", "--difference 60"])
 def test_numbers_out_of_range_are_refused(options: str) -> None:
     with pytest.raises(ConfigError, match="give"):
         invoke(f"power {options}")

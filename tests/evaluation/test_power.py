@@ -9,6 +9,7 @@ from statsmodels.stats.proportion import samplesize_proportions_2indep_onetail
 
 from agent_gym.evaluation.pairing import mcnemar
 from agent_gym.evaluation.power import (
+    EXACT_TASKS,
     discordance,
     mean_power,
     paired_power,
@@ -86,3 +87,10 @@ def test_a_difference_that_the_tasks_cannot_have_is_refused() -> None:
         paired_tasks(0.3, 0.2)
     with pytest.raises(ValueError, match="between 0 and 1"):
         unpaired_tasks(0.9, 0.2)
+
+
+def test_millions_of_tasks_are_answered_at_once_and_as_the_exact_test_would() -> None:
+    few, more = (smallest_paired_difference(tasks, 0.5) for tasks in (EXACT_TASKS, EXACT_TASKS + 1))
+    assert few is not None and more is not None and 0.98 < more / few < 1
+    many = smallest_paired_difference(5_000_000, 0.5)
+    assert many is not None and paired_tasks(many, discordance(0.5, many)) == pytest.approx(5_000_000, rel=0.02)
