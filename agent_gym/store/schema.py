@@ -111,11 +111,11 @@ CREATE INDEX IF NOT EXISTS {{schema}}.episodes_by_kind ON episodes (phase, suite
 """
 
 _SEARCH = (
-    "CREATE VIRTUAL TABLE {schema}.search "
+    "CREATE VIRTUAL TABLE IF NOT EXISTS {schema}.search "
     "USING fts5 (text, content='texts', content_rowid='number', tokenize='trigram')",
-    "CREATE TRIGGER {schema}.texts_are_searched AFTER INSERT ON texts BEGIN "
+    "CREATE TRIGGER IF NOT EXISTS {schema}.texts_are_searched AFTER INSERT ON texts BEGIN "
     "INSERT INTO search (rowid, text) VALUES (new.number, new.text); END",
-    "INSERT INTO search (search) VALUES ('rebuild')",
+    "INSERT INTO {schema}.search (search) VALUES ('rebuild')",
 )
 
 
@@ -133,14 +133,16 @@ def create_narrow(connection: sqlite3.Connection, schema: str) -> None:
     """Make the narrow table and what is searched, in the file ("main") or in the connection's own memory ("temp")."""
     for statement in _statements(_NARROW.format(schema=schema)):
         connection.execute(statement)
-    if can_search() and not has_search(connection):
+    if can_search():
         for statement in _SEARCH:
             connection.execute(statement.format(schema=schema))
 
 
 def is_current(connection: sqlite3.Connection) -> bool:
-    """Whether the file has the narrow table, complete."""
-    return int(connection.execute("PRAGMA user_version").fetchone()[0]) >= VERSION
+    """Whether the file has the narrow table and the signals, as this version makes them."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    names = "SELECT count(*) FROM sqlite_master WHERE name IN ('episodes', 'signals')"
+    return version >= VERSION and connection.execute(names).fetchone() == (2,)
 
 
 def can_search() -> bool:

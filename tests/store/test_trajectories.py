@@ -113,6 +113,25 @@ def test_a_database_of_an_earlier_version_is_read_without_being_changed(tmp_path
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("lost", ["episodes", "signals", "episodes search", "episodes texts search signals"])
+def test_tables_that_a_file_has_lost_are_made_again(tmp_path: Path, lost: str, version: int) -> None:
+    path = tmp_path / "t.sqlite"
+    with TrajectoryStore(path) as store:
+        store.add([make_trajectory("a"), make_trajectory("b")], step=1, phase="train")
+    connection = sqlite3.connect(path)
+    for table in lost.split():
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    with TrajectoryStore.reading(path) as store:
+        assert [row.id for row in store.episodes(EpisodeFilter(text="put"))] == ["b", "a"]
+    with TrajectoryStore(path) as store:
+        store.add([replace(make_trajectory("c"), goal="fetch it")], step=1, phase="train")
+        found = {word: [row.id for row in store.episodes(EpisodeFilter(text=word))] for word in ("put", "fetch")}
+        assert found == {"put": ["b", "a"], "fetch": ["c"]}
+
+
 def test_a_reader_follows_a_writer_and_cannot_write(tmp_path: Path) -> None:
     path = tmp_path / "t.sqlite"
     with TrajectoryStore(path) as writer, TrajectoryStore.reading(path) as reader:
