@@ -133,8 +133,8 @@ def _gather(answers: _Answers, runs: Runs, episodes: int) -> list[str]:
     for one, other in permutations(indices[:4], 2):
         answers.ask("comparison", {"run": one, "with": other})
     readable = [run for run in runs if run.index not in broken]
-    share, more = divmod(episodes, len(readable))
-    notes = [_gather_episodes(answers, run.index, run.name, share + (n < more)) for n, run in enumerate(readable)]
+    share, odd = divmod(episodes, len(readable))
+    notes = [_gather_episodes(answers, run.index, run.name, share + (n < odd)) for n, run in enumerate(readable)]
     return notes + [f"{runs[index].name} cannot be read: {error}" for index, error in broken.items()]
 
 

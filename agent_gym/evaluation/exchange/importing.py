@@ -7,7 +7,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final
 
-from agent_gym.config import EvalConfig, as_dict, build
+from agent_gym.config import EvalConfig, build
 from agent_gym.errors import DataError, StoreError, suggestion
 from agent_gym.evaluation.exchange.archives import Limits
 from agent_gym.evaluation.exchange.inspect_read import Header, chosen_score, opened_log
@@ -70,7 +70,7 @@ def import_file(
         first = next(named, None)
         if first is None:
             raise DataError(f"{file} holds no episodes: nothing was imported.")
-        model = header.model or first.trajectory.metadata.get("model", "imported")
+        model = header.model or first.model or first.trajectory.metadata.get("model", "imported")
         made = RunFolder.create(partial, _config(file, header, model, first))
         count = 0
         with made.trajectories() as store:
@@ -149,13 +149,15 @@ def _tell(on_episode: OnEpisode | None, batch: list[Stored]) -> None:
 
 
 def _config(file: Path, header: Header, model: str, first: Stored) -> dict[str, Any]:
-    """Return what the run says of itself, in the form of an evaluation's configuration."""
+    """Return what is known of the run, in the form of an evaluation's configuration; how it was played is not."""
     about = first.trajectory.metadata
-    said = {"env": {"id": first.trajectory.env_id or "imported"}, "model": model, "split": about.get("split")}
-    said["rollout"] = {"system_prompt": header.system_prompt}
+    said: dict[str, Any] = {"env": {"id": first.trajectory.env_id or "imported"}, "model": model}
+    said["split"] = about.get("split")
+    if header.system_prompt:
+        said["rollout"] = {"system_prompt": header.system_prompt}
     source = {"file": file.name, "packages": header.spec.get("packages") or {}, "task": header.spec.get("task")}
     suites = [first.suite] if first.suite else []
-    return {**as_dict(build(EvalConfig, said)), "suites": suites, "imported": source}
+    return {**build(EvalConfig, said).model_dump(mode="json", exclude_unset=True), "suites": suites, "imported": source}
 
 
 def _score(run: RunFolder, store: TrajectoryStore) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import yaml
 import agent_gym
 from agent_gym.errors import ConfigError
 from agent_gym.evaluation.exchange.inspect_log import OURS, InspectLog, identifier
-from agent_gym.evaluation.exchange.reading import Stored, SystemPrompts
+from agent_gym.evaluation.exchange.reading import Stored, SystemPrompts, model_of
 from agent_gym.files import replacing
 from agent_gym.secrecy import is_secret
 from agent_gym.store.atomic import writing
@@ -95,7 +95,7 @@ def _file_name(spec: dict[str, Any]) -> str:
 def _spec(path: Path, config: dict[str, Any], name: str, first: Stored, prompt: str) -> dict[str, Any]:
     """Return what a log says of its evaluation as a whole."""
     created = _created(path)
-    model, run_id = _model(config), identifier(created, path.resolve().name)
+    model, run_id = model_of(config) or OURS, identifier(created, path.resolve().name)
     return {
         "eval_id": identifier(run_id, name, "eval"),
         "run_id": run_id,
@@ -127,11 +127,6 @@ def _plan(config: dict[str, Any]) -> dict[str, Any]:
     generation = {name: value for name, value in {**rollout, **config}.items() if name in _GENERATION}
     step = {"solver": OURS, "params": rollout, "params_passed": {}}
     return {"name": "plan", "steps": [step], "config": generation}
-
-
-def _model(config: dict[str, Any]) -> str:
-    model = config.get("model")
-    return str(model.get("path", OURS) if isinstance(model, dict) else model or OURS)
 
 
 def _created(path: Path) -> str:

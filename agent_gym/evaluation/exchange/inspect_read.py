@@ -15,10 +15,13 @@ from agent_gym.evaluation.exchange.inspect_log import OURS
 from agent_gym.evaluation.exchange.json_streams import pieces
 
 _SAMPLE: Final = re.compile(r"samples/.+_epoch_\d+\.json", re.DOTALL)
+_CHUNK: Final = re.compile(r"(samples/.+_epoch_\d+)/(messages|events|attachments)/(\d+)\.json", re.DOTALL)
 _CHUNKED: Final = re.compile(r"(samples/.+_epoch_\d+)/sample\.json", re.DOTALL)
 _VERSION: Final = 2
 
 Sample = dict[str, Any]
+_Chunks = dict[tuple[str, str], list[tuple[int, str]]]
+"""The first entry and the name of each member with a part of a sample, by the sample and the part."""
 
 
 @dataclass(slots=True)
@@ -101,23 +104,27 @@ def _check(path: Path, parts: dict[str, Any]) -> None:
 
 
 def _from_archive(archive: Archive) -> Iterator[Sample]:
+    # Looked through once: a large log has chunks by the hundred thousand.
+    chunks: _Chunks = {}
+    for name in archive.names:
+        if found := _CHUNK.fullmatch(name):
+            chunks.setdefault((found[1], found[2]), []).append((int(found[3]), name))
+    names = frozenset(archive.names)
     for name in archive.names:
         if _SAMPLE.fullmatch(name):
             yield _object(archive, name)
         elif found := _CHUNKED.fullmatch(name):
-            yield _put_together(archive, found[1])
+            yield _put_together(archive, found[1], chunks, has_metadata=f"{found[1]}/metadata.json" in names)
 
 
-def _put_together(archive: Archive, prefix: str) -> Sample:
+def _put_together(archive: Archive, prefix: str, chunks: _Chunks, *, has_metadata: bool) -> Sample:
     """Return a sample whose messages, events and attachments stand in files of their own, named by their first."""
     sample = _object(archive, f"{prefix}/sample.json")
-    if f"{prefix}/metadata.json" in archive.names:
+    if has_metadata:
         sample["metadata"] = _object(archive, f"{prefix}/metadata.json")
     for part in ("messages", "events", "attachments"):
-        chunk = re.compile(re.escape(f"{prefix}/{part}/") + r"\d+\.json")
-        names = [name for name in archive.names if chunk.fullmatch(name)]
         entries: list[Any] = []
-        for name in sorted(names, key=lambda name: int(name.rpartition("/")[2].removesuffix(".json"))):
+        for _, name in sorted(chunks.get((prefix, part), [])):
             entries.extend(_parsed(archive, name, list))
             if len(entries) > archive.limits.members:
                 raise archive.limits.too_long(f"The sample {prefix[:100]!r} of {archive.path}")

@@ -80,7 +80,7 @@ def _schema(*, messages: bool, tokens: bool) -> Any:
                 "messages": pa.list_(message),
                 **dict.fromkeys(("id", "task_id", "env_id", "goal"), text),
                 **{"success": flag, "score": number, "reward": number, "error": text},
-                **{"step": integer, "phase": text, "metadata": texts},
+                **{"step": integer, "phase": text, "model": text, "metadata": texts},
             }
         )
     turn = dict.fromkeys(("observation", "text", "action"), text)
@@ -92,7 +92,7 @@ def _schema(*, messages: bool, tokens: bool) -> Any:
     columns |= {"seed": integer, "goal": text, "final_observation": text, "success": flag, "score": number}
     columns |= {"terminated": flag, "truncated": flag, "error": text, "parent_id": text}
     columns |= {"branch_turn": integer, "branch_offset": integer, "reward": number, "step": integer, "phase": text}
-    columns |= {"metadata": texts, "turns": pa.list_(pa.struct(turn))}
+    columns |= {"model": text, "metadata": texts, "turns": pa.list_(pa.struct(turn))}
     if tokens:
         single = pa.list_(pa.float32())
         columns |= {"token_ids": pa.list_(pa.int32()), "action_mask": pa.list_(pa.uint8())}

@@ -24,6 +24,8 @@ class Stored:
     phase: str
     signals: dict[str, list[float]] = field(default_factory=dict)
     """What training made of its tokens, by name: (T,) each."""
+    model: str = ""
+    """Whose answers they are; empty where it is not known."""
 
     @property
     def suite(self) -> str:
@@ -60,6 +62,7 @@ def stored_episodes(run: Path, selection: Selection, *, signals: bool = False) -
     path = run / "trajectories.sqlite"
     if not path.is_file():
         raise StoreError(f"The run {run} has no episodes yet: {path.name} is not there; give another run.")
+    model = model_of(RunFolder.open(run).config)
     with TrajectoryStore.reading(path) as store:
         after: str | None = None
         while page := store.episodes(selection.filter, order="oldest", limit=_PAGE, after=after):
@@ -70,8 +73,14 @@ def stored_episodes(run: Path, selection: Selection, *, signals: bool = False) -
                 except UnknownIdError:
                     # It is being played again, and was removed after its page was read.
                     continue
-                yield Stored(trajectory, row.step, row.phase, made)
+                yield Stored(trajectory, row.step, row.phase, made, trajectory.metadata.get("model", model))
             after = page[-1].cursor("oldest")
+
+
+def model_of(config: dict[str, Any]) -> str:
+    """Return the model that a run's configuration names; empty where it names none."""
+    model = config.get("model")
+    return str((model.get("path") if isinstance(model, dict) else model) or "")
 
 
 class SystemPrompts:

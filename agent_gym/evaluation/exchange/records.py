@@ -34,7 +34,7 @@ def as_record(stored: Stored, *, tokens: bool) -> dict[str, Any]:
     trajectory = stored.trajectory
     names = [name for name in TURN_FIELDS if tokens or name not in OFFSETS]
     record: dict[str, Any] = {name: getattr(trajectory, name) for name in EPISODE_FIELDS}
-    record |= {"reward": trajectory.reward, "step": stored.step, "phase": stored.phase}
+    record |= {"reward": trajectory.reward, "step": stored.step, "phase": stored.phase, "model": stored.model}
     record["metadata"] = trajectory.metadata
     record["turns"] = [{name: getattr(turn, name) for name in names} for turn in trajectory.turns]
     if tokens:
@@ -58,6 +58,7 @@ def as_conversation(stored: Stored, *, system_prompt: str) -> dict[str, Any]:
         "error": trajectory.error,
         "step": stored.step,
         "phase": stored.phase,
+        "model": stored.model,
         "metadata": trajectory.metadata,
     }
 
@@ -116,7 +117,7 @@ def restored(record: dict[str, Any]) -> Stored:
     if not all(isinstance(part, str) for pair in trajectory.metadata.items() for part in pair):
         raise DataError("what stands under 'metadata' must be texts by name")
     step, phase = _typed("step", record.get("step", 0), int), _typed("phase", record.get("phase", "eval"), str)
-    return Stored(trajectory, step, phase)
+    return Stored(trajectory, step, phase, model=_typed("model", record.get("model") or "", str))
 
 
 def _number(value: Any) -> float:

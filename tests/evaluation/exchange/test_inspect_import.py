@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent_gym.errors import DataError, MissingExtraError, StoreError
-from agent_gym.evaluation.exchange.archives import Limits
+from agent_gym.evaluation.exchange.archives import Archive, Limits
 from agent_gym.evaluation.exchange.importing import import_file
 from agent_gym.evaluation.exchange.inspect_read import as_number
 from agent_gym.evaluation.exchange.reading import Selection, stored_episodes
@@ -206,6 +206,33 @@ def test_metadata_of_others_is_kept_apart_from_ours(tmp_path: Path) -> None:
     assert made.metadata["about.level"] == "3"
     ours = {name for name in made.metadata if not name.startswith("about.")}
     assert ours == {"suite", "attempt", "model", "scores"} and made.metadata["suite"] == "t"
+
+
+def test_the_names_of_an_archive_are_looked_through_once_for_all_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members: dict[str, Any] = {"header.json": HEADER}
+    for number in range(12):
+        prefix = f"samples/a{number}_epoch_1"
+        members[f"{prefix}/sample.json"] = SAMPLE | {"id": f"a{number}"}
+        members |= {f"{prefix}/messages/{n}.json": [{"role": "assistant", "content": f"{number}.{n}"}] for n in (10, 9)}
+    looks = []
+
+    class Counted(list[str]):
+        def __iter__(self) -> Any:
+            looks.append(1)
+            return super().__iter__()
+
+    made = Archive.__init__
+
+    def counting(self: Archive, *arguments: Any) -> None:
+        made(self, *arguments)
+        self.names = Counted(self.names)
+
+    monkeypatch.setattr(Archive, "__init__", counting)
+    found = imported(log(tmp_path / "a.eval", members), tmp_path / "run", limits=LIMITS)
+    assert [turn.text for turn in found["a11", "0"].turns] == ["11.9", "11.10"]
+    assert len(found) == 12 and len(looks) < 5
 
 
 def test_a_json_log_may_be_larger_than_a_sample(tmp_path: Path) -> None:

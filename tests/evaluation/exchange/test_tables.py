@@ -47,6 +47,15 @@ def test_lines_without_tokens_have_no_offsets_and_come_back_with_bytes_as_tokens
     assert after.trajectory.turns == before.trajectory.turns
 
 
+def test_the_model_goes_along_and_an_import_claims_nothing_of_how_it_was_played(run: Path, tmp_path: Path) -> None:
+    (written,) = export(run, "jsonl", tmp_path / "all.jsonl")
+    assert {line["model"] for line in lines(written.path)} == {"someone/model-7b"}
+    assert import_file(written.path, tmp_path / "second").model == "someone/model-7b"
+    config = RunFolder.open(tmp_path / "second").config
+    assert config["model"] == "someone/model-7b" and config["split"] == "test"
+    assert config.keys() == {"env", "model", "split", "suites", "imported"}
+
+
 def test_chats_alternate_and_end_with_an_answer(run: Path, tmp_path: Path) -> None:
     (written,) = export(run, "jsonl", tmp_path / "chat.jsonl", messages=True, selection=Selection(successes=True))
     records = lines(written.path)
