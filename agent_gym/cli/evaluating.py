@@ -56,8 +56,11 @@ def run_evaluation(
     again = _again(folder, runs)
     console = Console()
     errors: Counter[str] = Counter()
+    played = 0
 
     def heard(trajectory: Trajectory) -> None:
+        nonlocal played
+        played += 1
         errors.update([storable(trajectory.error)] if trajectory.error else [])
 
     try:
@@ -71,6 +74,8 @@ def run_evaluation(
     print_results(console, folder, config.model)
     for error, count in errors.most_common(_SHOWN_ERRORS):
         console.print(f"{count} failed: {error}", style="yellow", markup=False, soft_wrap=True)
+    if retry_failed and not played and not result.stopped:
+        console.print("no episode had failed: none was played again", soft_wrap=True)
     _say_how_to_go_on(console, result, again)
     if result.score.episodes and result.score.failed == result.score.episodes:
         raise typer.Exit(1)

@@ -53,6 +53,8 @@ class Listed:
     """What was measured last; in training, where nothing was, of the last step."""
     curve: tuple[float, ...]
     """Success over the steps, or the reward where nothing ever succeeded."""
+    failed: int
+    """Episodes of an evaluation that say nothing of the agent."""
     written: float
     """When something was last written, in seconds since 1970."""
     state: str
@@ -115,10 +117,11 @@ def describe(run: Path, folder: Path, written: float) -> Listed:
         describing = _training if kind == "train" else _evaluation
         env, method, done, total, finished = describing(run, config, records)
         success, curve = _success(records), _curve(records)
+        failed = sum(record["failed"] for record in _evaluated(records))
     except _UNREADABLE:
-        return Listed(name, "?", "?", "?", 0, None, None, (), written, "unreadable")
+        return Listed(name, "?", "?", "?", 0, None, None, (), 0, written, "unreadable")
     state = "running" if holder(run) is not None else "finished" if finished else "stopped"
-    return Listed(name, kind, env, method, done, total, success, curve, written, state)
+    return Listed(name, kind, env, method, done, total, success, curve, failed, written, state)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -178,12 +181,16 @@ def _evaluation(run: Path, config: dict[str, Any], records: Sequence[dict[str, A
     return ", ".join(suites) or config["env"]["id"], config["model"], done, sum(planned) or None, complete
 
 
+def _evaluated(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the last record of each suite of an evaluation."""
+    return list({record.get("suite"): record for record in records if record.get("phase") == "eval"}.values())
+
+
 def _success(records: Sequence[dict[str, Any]]) -> float | None:
     """Return the last measured success: over all suites of an evaluation, else of the last measurement or step."""
-    evaluated = {record.get("suite"): record for record in records if record.get("phase") == "eval"}
-    if evaluated:
-        valid = sum(record["episodes"] - record["failed"] for record in evaluated.values())
-        return sum(record["successes"] for record in evaluated.values()) / valid if valid else None
+    if evaluated := _evaluated(records):
+        valid = sum(record["episodes"] - record["failed"] for record in evaluated)
+        return sum(record["successes"] for record in evaluated) / valid if valid else None
     for phases in (_MEASURED, ("train",)):
         for record in reversed(records):
             if record.get("phase") in phases and "success_rate" in record:
@@ -225,7 +232,7 @@ def _cells(each: Listed) -> tuple[str, ...]:
         each.kind,
         each.env,
         each.method,
-        f"{each.done}/{'?' if each.total is None else each.total}",
+        f"{each.done}/{'?' if each.total is None else each.total}" + (f", {each.failed} failed" if each.failed else ""),
         "-" if each.success is None else f"{each.success:.2f}",
         sparkline(each.curve),
         age(time.time() - each.written),

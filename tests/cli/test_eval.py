@@ -146,3 +146,8 @@ def test_a_run_that_is_graded_again_from_elsewhere_keeps_what_its_suite_says(
 def test_nothing_published_stands_beside_a_part_of_a_suite(folder: Path) -> None:
     told = run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--tasks", "2", "--name", "a").output
     assert "published:" not in told and "no published scores stand here: played with tasks=2 of 3" in told
+
+
+def test_where_nothing_has_failed_trying_again_says_so() -> None:
+    run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--name", "a")
+    assert "no episode had failed: none was played again" in run("eval", "--name", "a", "--retry-failed").output

@@ -74,6 +74,14 @@ def test_an_evaluation_says_how_many_episodes_there_are_and_will_be(tmp_path: Pa
     assert row[:5] == ["run", "eval", "alfworld", "random", "6/6"] and row[-1] == "finished"
 
 
+def test_failed_episodes_are_counted_beside_those_that_are_done(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", as_dict(build(EvalConfig, {})))
+    for failed in (2, 1):
+        run.log({"phase": "eval", "step": 0, "successes": 0, "episodes": 2, "failed": failed})
+    (row,) = listed(tmp_path)
+    assert row[4:6] == ["0/?, 1 failed", "0.00"]
+
+
 def test_success_of_what_never_succeeded_gives_way_to_the_reward(tmp_path: Path) -> None:
     run = describe(trained(tmp_path / "run", rates=(0.0, 0.0, 0.0, 0.0)), tmp_path, 0.0)
     assert run.curve == (2.0, 4.0, 6.0, 8.0) and run.success == 0.0
