@@ -63,9 +63,11 @@ class ServerEngine(Engine):
         answer = await self._ask(prompt, self._parameters(sampling))
         try:
             completion = self._completion(answer, prompt_ids, sampling)
-        except (WrongAnswerError, TypeError, AttributeError) as error:
-            what = str(error) if isinstance(error, WrongAnswerError) else "in another form"
-            raise self.server.wrong(what) from error
+        except WrongAnswerError as error:
+            # Its words are the server's, which a log would show as the cause.
+            raise self.server.wrong(str(error)) from None
+        except (TypeError, AttributeError) as error:
+            raise self.server.wrong("in another form") from error
         named = answer.content.get("model")
         model = named if isinstance(named, str) and named else self.model
         completion.notes = {"model": model, **completion.notes, **self._dialect.note()}

@@ -2,6 +2,7 @@
 
 import math
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -377,6 +378,7 @@ ECHOES = {
     "an error": lambda said: refused(400, f"bad request, {said}"),
     "another shape": lambda said: Reply({"error": {"headers": {"a": said}}}, 400),
     "a code": lambda said: refused(422, "no", code=said, param=said),
+    "a count": lambda said: chat("hi", usage=(said, 1)),
     "a redirect": lambda said: Reply({}, 307, {"Location": f"https://else.where/v1?k={quote(said)}"}),
     "a redirect as it is": lambda said: Reply({}, 302, {"Location": f"https://else.where/v1?k={said}"}),
 }
@@ -390,7 +392,8 @@ def test_a_server_that_says_the_key_back_does_not_get_it_into_an_error(kind: str
 
     with asking(echo, key=key) as (_, engine, _), pytest.raises(EngineError) as caught:
         once(engine)
-    said = f"{caught.value} {getattr(caught.value, 'problem', '')}"
+    told = "".join(traceback.format_exception(caught.value))
+    said = f"{told} {getattr(caught.value, 'problem', '')}"
     assert "***" in said and "sk-" not in said and "secret" not in said
 
 
