@@ -16,13 +16,14 @@ from agent_gym.evaluation.pairing import (
     mcnemar,
     paired_interval,
     permutation_test,
+    sign_flip_interval,
     sign_flip_test,
     unpaired_interval,
 )
 from agent_gym.evaluation.power import smallest_mean_difference
 from agent_gym.evaluation.published import said_of
 from agent_gym.evaluation.selection import Part, Selection, chosen
-from agent_gym.evaluation.statistics import MANY_TASKS, standard_error, student_interval
+from agent_gym.evaluation.statistics import FEW_TASKS, MANY_TASKS, standard_error, student_interval
 from agent_gym.evaluation.summing import estimate_of
 from agent_gym.evaluation.support import Support, support
 from agent_gym.evaluation.verdict import Comparison, Difference, Differing, Side
@@ -220,16 +221,35 @@ def _paired(
 def _mean_interval(
     differences: Floats, rng: np.random.Generator, level: float, *, unit: bool
 ) -> tuple[float | None, float | None, str]:
-    if len(differences) >= MANY_TASKS:
-        return *student_interval(differences, level=level), "Student over tasks"
-    if float(np.ptp(differences)) > 1e-12:
-        return *bootstrap_interval(differences, rng=rng, level=level), "paired bootstrap over tasks (BCa)"
+    if len(differences) >= MANY_TASKS or float(np.ptp(differences)) > 1e-12:
+        low, high, method = _varied_interval(differences, rng, level)
+        mean = float(differences.mean())
+        if unit:
+            # No narrower than where all differ alike: a kind of task on which it is the other way may have been missed.
+            square = normal_quantile((1 + level) / 2) ** 2
+            nearer = mean * max(0.0, len(differences) - square) / (len(differences) + square)
+            low, high = max(-1.0, min(low, nearer)), min(1.0, max(high, nearer))
+        return low, high, method
     if unit:
         # Resampling would give an interval of no width; on each task the runs may still differ another time.
         gained = float(differences[0]) * len(differences)
         low, high = paired_interval(max(-gained, 0), max(gained, 0), len(differences), level=level)
+        if len(differences) < FEW_TASKS and sign_flip_interval(differences, level=level) is None:
+            low, high = min(low, 0.0), max(high, 0.0)
         return low, high, "score interval (Tango), as the runs differ alike on all tasks"
     return None, None, "no interval: all tasks differ alike"
+
+
+def _varied_interval(differences: Floats, rng: np.random.Generator, level: float) -> tuple[float, float, str]:
+    if len(differences) >= MANY_TASKS:
+        return *student_interval(differences, level=level), "Student over tasks"
+    if len(differences) >= FEW_TASKS:
+        return *bootstrap_interval(differences, rng=rng, level=level), "paired bootstrap over tasks (BCa)"
+    if ends := sign_flip_interval(differences, level=level):
+        return *ends, "what the permutation test does not refuse"
+    # The test refuses nothing, and so 0 neither.
+    low, high = student_interval(differences, level=level)
+    return min(low, 0.0), max(high, 0.0), "Student over tasks, with 0, which so few tasks cannot refuse"
 
 
 def _unpaired(tasks: tuple[Tasks, Tasks], rng: np.random.Generator, level: float, metric: Metric) -> Difference:

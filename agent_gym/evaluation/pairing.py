@@ -73,6 +73,32 @@ def sign_flip_test(differences: ArrayLike, *, rng: np.random.Generator, flips: i
     return extreme / (flips + 1)
 
 
+def sign_flip_interval(differences: ArrayLike, *, level: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval of the mean difference that holds what the sign flip test does not refuse.
+
+    Its ends are two of the means of all 2^n - 1 subsets of the differences, by order.
+
+    Args:
+        differences: Second run minus first, task by task, (tasks,); at most 14.
+        level: One less what p-values are compared with.
+
+    Returns:
+        The ends; None where there are so few differences that no test refuses anything: up to five, at 95%.
+
+    Source: Hartigan, "Using subsample values as typical values", Journal of the American Statistical Association 64,
+    1969.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    # Of the flips, the one that changes nothing counts as well.
+    place = math.ceil(2.0 ** len(values) * (1 - level) / 2 - 1e-9) - 1
+    if place < 1:
+        return None
+    numbers = np.arange(1, 2 ** len(values))
+    subsets = ((numbers[:, None] >> np.arange(len(values))) & 1).astype(np.float64)
+    means = np.sort(subsets @ values / subsets.sum(axis=1))
+    return float(means[place - 1]), float(means[-place])
+
+
 def paired_interval(only_first: float, only_second: float, pairs: int, *, level: float = 0.95) -> tuple[float, float]:
     """Return the score interval of the difference of two success rates on the same tasks, one attempt each.
 

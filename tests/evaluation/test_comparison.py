@@ -183,3 +183,19 @@ def test_the_metric_is_what_the_run_has_recorded_of_the_suite(tmp_path: Path) ->
     record = {"name": "toy/test", "metric": "score", "references": [], "tasks": [["task 0", ""], ["task 1", ""]]}
     (tmp_path / "a" / "suites.json").write_text(json.dumps([record]))
     assert compare_runs(*runs).metric == "score"
+
+
+@pytest.mark.parametrize("halves", [0.5, 0.75])
+@pytest.mark.parametrize("tasks", [5, 8, 14])
+def test_with_few_tasks_the_interval_holds_zero_where_the_test_does_not_refuse_it(
+    tmp_path: Path, tasks: int, halves: float
+) -> None:
+    a = make(tmp_path / "a", [[False] * 4 for _ in range(tasks)])
+    b = make(tmp_path / "b", [[True] * 4 if task > 1 else [True, halves > 0.5, True, False] for task in range(tasks)])
+    found = compare_runs(a, b).overall
+    assert found.p_value is not None and found.low is not None and found.high is not None
+    assert (found.low <= 0 <= found.high) == (found.p_value >= 0.05) and found.high <= 1
+    # All tasks differing alike says no less.
+    alike = compare_runs(a, make(tmp_path / "c", [[True] * 4 for _ in range(tasks)])).overall
+    assert alike.low is not None and alike.p_value is not None and found.low <= alike.low
+    assert (alike.low <= 0) == (alike.p_value >= 0.05)

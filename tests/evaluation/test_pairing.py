@@ -15,6 +15,7 @@ from agent_gym.evaluation.pairing import (
     mcnemar,
     paired_interval,
     permutation_test,
+    sign_flip_interval,
     sign_flip_test,
     unpaired_interval,
 )
@@ -154,3 +155,11 @@ def test_adjusted_values_keep_their_order_and_are_no_smaller(p_values: list[floa
 def test_more_tasks_solved_by_one_alone_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         paired_interval(3, 3, 5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=11), st.sampled_from([0.9, 0.95, 0.99]))
+def test_the_interval_of_few_differences_is_what_the_test_does_not_refuse(values: list[int], level: float) -> None:
+    refused = sign_flip_test(values, rng=np.random.default_rng(0)) < 1 - level - 1e-9
+    ends = sign_flip_interval(values, level=level)
+    assert refused == (ends is not None and not ends[0] <= 0 <= ends[1])

@@ -139,8 +139,9 @@ def test_one_attempt_a_task_gets_wilsons_interval() -> None:
 
 
 def test_several_attempts_get_the_bootstrap() -> None:
-    found = estimate([1, 0, 2, 2], [2, 2, 2, 2], rng=rng())
+    found = estimate([1, 0, 2, 2] * 4, [2] * 16, rng=rng())
     assert found.value == 0.625 and found.method == "bootstrap over tasks (BCa)"
+    assert estimate([1, 0, 2, 2], [2] * 4, rng=rng()).method == "Student over tasks"
     assert found.low is not None and found.high is not None and found.low < 0.625 < found.high
 
 
@@ -164,3 +165,24 @@ def test_many_tasks_get_students_interval() -> None:
     values = np.random.default_rng(0).random(MANY_TASKS)
     found = estimate(values, rng=rng())
     assert (found.low, found.high) == student_interval(values)
+
+
+@pytest.mark.parametrize("tasks", [3, 5, 10, 15, 30])
+@pytest.mark.parametrize("shape", [(1, 1), (0.3, 0.3), (9, 1)])
+def test_intervals_over_few_tasks_hold_the_mean_as_often_as_they_say(tasks: int, shape: tuple[float, float]) -> None:
+    source, generator = np.random.default_rng(5), rng()
+    held = 0
+    for _ in range(150):
+        found = estimate(source.binomial(4, source.beta(*shape, tasks)), [4] * tasks, rng=generator)
+        assert found.low is not None and found.high is not None and 0 <= found.low <= found.high <= 1
+        held += found.low <= shape[0] / sum(shape) <= found.high
+    # 95% less two and a half standard errors of 150 draws.
+    assert held / 150 >= 0.905
+
+
+@pytest.mark.parametrize("tasks", [10, 134, 6000])
+def test_one_attempt_that_went_wrong_makes_no_interval_narrower(tasks: int) -> None:
+    alike, almost = (estimate([first] + [8] * (tasks - 1), [8] * tasks, rng=rng()) for first in (8, 7))
+    assert None not in (alike.low, almost.low) and almost.low <= alike.low and almost.high == 1  # type: ignore[operator]
+    mirrored = estimate([1] + [0] * (tasks - 1), [8] * tasks, rng=rng())
+    assert mirrored.low == 0 and mirrored.high == pytest.approx(1 - (almost.low or 0), abs=0.02)
