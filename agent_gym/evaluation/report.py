@@ -122,7 +122,8 @@ def report_of(
         StoreError: The episodes cannot be read, or those selected do not exist.
     """
     found, folder = (chosen(run), run.run) if isinstance(run, Selection) else (measured(run), run)
-    wanted = ks or folder.config.get("k") or None
+    # Runs of earlier versions may have been asked for pass@0.
+    wanted = ks or [k for k in folder.config.get("k") or [] if k >= 1] or None
     return [
         report(one, part, said=said_of(folder, part, one), metric=metric, ks=wanted, level=level)
         for part, one in found.items()

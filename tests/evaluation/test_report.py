@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from evaluation.measured_runs import add, episode, make
 
 from agent_gym.errors import StoreError
@@ -41,6 +42,14 @@ def test_attempts_are_summed_up_over_k(tmp_path: Path) -> None:
     assert [one.value for one in found.over_k["pass_at_k"].values()] == pytest.approx([5 / 12, 0.5, 2 / 3])
     assert [one.value for one in found.over_k["pass_hat_k"].values()] == pytest.approx([5 / 12, 1 / 3, 1 / 3])
     assert found.over_k["maj_at_k"] == found.over_k["best_of_k"] == {}
+
+
+def test_a_run_that_was_asked_for_no_attempts_is_summed_up_all_the_same(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", [[True, False], [True, True]])
+    header = yaml.safe_load((run.path / "config.yaml").read_text())
+    (run.path / "config.yaml").write_text(yaml.safe_dump(header | {"config": header["config"] | {"k": [0, 2]}}))
+    (found,) = report_of(run)
+    assert list(found.over_k["pass_at_k"]) == [2]
 
 
 def test_tasks_with_too_few_attempts_are_left_out_of_k_and_counted(tmp_path: Path) -> None:
