@@ -141,7 +141,9 @@ def _support(numbers: dict[str, Any]) -> str:
     counts = "{preserved:,} tasks by both, {expanded:,} only by B, {shrunk:,} only by A, {outside:,} by neither"
     names = ("srr", "ndr", "sds", "nscr")
     rates = ", ".join(f"{name.upper()} {_plain(numbers[name])}" for name in names)
-    return f"{counts.format(**numbers)} ({rates})"
+    left_out = numbers["left_out"]
+    unequal = f"; {left_out:,} left out, where both do not have as many attempts, two or more" if left_out else ""
+    return f"{counts.format(**numbers)} ({rates}){unequal}"
 
 
 def _style(one: Comparison) -> str:

@@ -307,7 +307,8 @@ def _support(first: Outcomes, second: Outcomes, places: Any) -> Support | None:
     fair: Booleans = (counts == b.counts[places[1]]) & (counts > 1)
     if not bool(fair.any()):
         return None
-    return support((a.sums[places[0]][fair] > 0).tolist(), (b.sums[places[1]][fair] > 0).tolist())
+    found = support((a.sums[places[0]][fair] > 0).tolist(), (b.sums[places[1]][fair] > 0).tolist())
+    return replace(found, left_out=int((~fair).sum()))
 
 
 def _differing(first: Outcomes, tasks: tuple[Tasks, Tasks], pairs: Any) -> list[Differing]:

@@ -22,6 +22,8 @@ class Support:
     """S: solved by the base model only."""
     outside: int
     """O: solved by neither."""
+    left_out: int = 0
+    """Tasks that both have tried, and not equally often, or only once."""
 
     @property
     def srr(self) -> float | None:

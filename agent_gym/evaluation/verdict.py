@@ -193,9 +193,10 @@ def _failures(comparison: Comparison) -> str:
     shares = [side.failed / side.attempts if side.attempts else 0.0 for side in (comparison.a, comparison.b)]
     if max(shares) <= MANY_FAILED or comparison.counting_failures is None:
         return ""
+    what = "B - A" if comparison.metric == "success" else "B - A in success"
     return (
         f"{shares[0]:.0%} of A's episodes and {shares[1]:.0%} of B's failed and are not counted: counted as wrong, "
-        f"B - A would be {number(100 * comparison.counting_failures, 100)} points."
+        f"{what} would be {number(100 * comparison.counting_failures, 100)} points."
     )
 
 

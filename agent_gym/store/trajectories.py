@@ -75,6 +75,9 @@ class TrajectoryStore:
         store.path = path
         with _speaking(path):
             store._connection = _read_only(path)
+            if not store._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trajectories'").fetchone():
+                store.close()
+                raise StoreError(f"There are no episodes in {path.parent}: wait until the run has stored some.")
             if not schema.is_current(store._connection):
                 store._upgrade("temp")
         return store

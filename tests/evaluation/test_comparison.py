@@ -66,6 +66,8 @@ def test_what_was_left_out_is_counted(tmp_path: Path) -> None:
     assert (found.overall.pairs, found.only_a, found.only_b, found.failed) == (2, 1, 0, 1)
     assert "Tasks left out: 1 only A has, 1 of which one run has failed episodes alone." in found.warnings
     assert any("counted as wrong, B - A would be 33.3 points" in warning for warning in found.warnings)
+    paid = compare_runs(a, b, metric="reward").warnings
+    assert any("B - A in success would be 33.3 points" in warning for warning in paid)
 
 
 def test_without_common_tasks_the_runs_are_compared_unpaired_with_a_warning(tmp_path: Path) -> None:
@@ -92,7 +94,9 @@ def test_which_tasks_are_solved_at_least_once(tmp_path: Path) -> None:
     b = make(tmp_path / "b", [[True, True], [False, True], [False, False], [False, False]])
     found = compare_runs(a, b).support
     assert found is not None
-    assert (found.preserved, found.expanded, found.shrunk, found.outside) == (1, 1, 1, 1)
+    assert (found.preserved, found.expanded, found.shrunk, found.outside, found.left_out) == (1, 1, 1, 1, 0)
+    unequal = compare_runs(a, make(tmp_path / "b3", [[True, True], [True], [False] * 3, [True, "down"]])).support
+    assert unequal is not None and (unequal.preserved, unequal.left_out) == (1, 3)
     single = compare_runs(make(tmp_path / "c", [[True]]), make(tmp_path / "d", [[True]]))
     assert single.support is None
 

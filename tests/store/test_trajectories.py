@@ -219,3 +219,9 @@ def test_a_writer_that_is_killed_leaves_whole_transactions(tmp_path: Path) -> No
     os.waitpid(child, 0)
     with TrajectoryStore(path) as store:
         assert len(store.known("eval")) == store.count() == len(list(store.select())) == 42
+
+
+def test_a_file_without_anything_in_it_holds_no_episodes(tmp_path: Path) -> None:
+    (tmp_path / "trajectories.sqlite").touch()
+    with pytest.raises(StoreError, match="no episodes"):
+        TrajectoryStore.reading(tmp_path / "trajectories.sqlite")
