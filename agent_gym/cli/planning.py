@@ -78,9 +78,13 @@ def _print_smallest(
     rows = []
     for one in columns:
         smallest = smallest_paired_difference(tasks, rate, correlation=one, level=level, power=power)
-        rows.append([f"r = {one:g}", "none" if smallest is None else f"{100 * smallest:.1f} points"])
+        rows.append([f"r = {one:g}", "none" if smallest is None else _points(100 * smallest)])
     title = f"what {tasks:,} task{'' if tasks == 1 else 's'} can show"
     print_table(console, ["the runs' successes", "smallest difference"], rows, title=title)
+
+
+def _points(difference: float) -> str:
+    return f"{difference:.1f} points" if difference >= 1 else f"{difference:.2g} points"
 
 
 def _fits(rate: float, point: float) -> bool:

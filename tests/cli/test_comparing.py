@@ -78,6 +78,7 @@ def test_the_tasks_needed_are_a_table() -> None:
 def test_what_a_suite_can_show() -> None:
     assert "17.5 points" in invoke("power --tasks 134")
     assert "none" in invoke("power --tasks 3 --correlation 0")
+    assert "0.04 points" in invoke("power --tasks 5000000 --correlation 0.8")
     assert "what 1 task can show" in invoke("power --tasks 1 --correlation 0")
 
 
