@@ -1,5 +1,6 @@
 """What all tests share: one thread, a tiny tokenizer, a tiny model."""
 
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -20,3 +21,11 @@ def tokenizer() -> Any:
 def model(tokenizer: Any) -> Any:
     """A fresh Llama with grouped-query attention, of the tokenizer's size."""
     return small_llama(len(tokenizer))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Spell out halves of surrogate pairs in what was captured: it goes from worker to worker as UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
