@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from agent_gym.cli.bars import progress
 from agent_gym.cli.results import print_results
 from agent_gym.config import EvalConfig, load, read_yaml
 from agent_gym.errors import ConfigError
@@ -125,17 +125,7 @@ class Display:
 
     def __init__(self, console: Console, *, bars: bool = True) -> None:
         self.console = console
-        self.bars = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (bars and console.is_terminal),
-        )
+        self.bars = progress(console, shown=bars)
         self._bar: Any = None
         self._title = ""
         self._done = self._total = self._won = self._failed = self._told = 0

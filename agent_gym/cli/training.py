@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from agent_gym.cli.bars import progress
 from agent_gym.config import TrainConfig, load
 from agent_gym.errors import ConfigError, MissingExtraError
 from agent_gym.evaluation.statistics import wilson
@@ -75,17 +75,7 @@ class Display:
     def __init__(self, console: Console, config: TrainConfig) -> None:
         self.console = console
         self.config = config
-        self.bars = Progress(
-            TextColumn("[bold]{task.description:<15}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.bars = progress(console, width=15)
         self._bar: Any = None
         self._stage = ""
         self._done = 0

@@ -35,6 +35,10 @@ class Estimate:
         """Return the numbers by name, for JSON."""
         return asdict(self)
 
+    def as_rate(self) -> dict[str, Any]:
+        """Return what a row of a table shows of it, the mean as `rate`."""
+        return {"rate": self.value, "low": self.low, "high": self.high, "method": self.method}
+
 
 def wilson(successes: float, count: float, *, z: float = 1.959963984540054) -> tuple[float, float]:
     """Return the Wilson score interval of a success rate.

@@ -27,9 +27,8 @@ class TypeRow:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers by name; those of the estimate stand beside the others."""
-        inner = self.value.as_dict()
         own = {"type": self.type, "tasks": self.tasks, "attempts": self.attempts, "failed": self.failed}
-        return own | {"rate": inner["value"], "low": inner["low"], "high": inner["high"], "method": inner["method"]}
+        return own | self.value.as_rate()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,9 +49,8 @@ class Side:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers by name."""
-        inner = self.value.as_dict()
         own = {"run": self.run, "tasks": self.tasks, "attempts": self.attempts, "failed": self.failed}
-        return own | {"rate": inner["value"], "low": inner["low"], "high": inner["high"], "method": inner["method"]}
+        return own | self.value.as_rate()
 
 
 @dataclass(frozen=True, slots=True)
