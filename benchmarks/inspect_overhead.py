@@ -22,7 +22,8 @@ from pathlib import Path
 
 from loop import TrivialEnv
 
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.env import Task
 from agent_gym.evaluation.runner import evaluate
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent_gym.config import TrainConfig, build, read_yaml
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import build, read_yaml
 
 HERE = Path(__file__).parent / "methods"
 """One configuration a set-up: the warm start and GRPO. `model.path` names the set-up whose warm start is taken, or is

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from agent_gym.config import EvalConfig, as_dict
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import as_dict
 from agent_gym.rollout.chat import ByteChat
 from agent_gym.store.run import RunFolder
 from agent_gym.trajectory import Trajectory, Turn

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_gym.config import EvalConfig, TrainConfig, as_dict, build, load, parse_overrides
+from agent_gym.config import EvalConfig, TrainConfig
+from agent_gym.config_files import as_dict, build, load, parse_overrides
 from agent_gym.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

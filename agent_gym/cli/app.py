@@ -70,7 +70,7 @@ def play(
 ) -> None:
     """Play an environment yourself; ? lists what you can do, Ctrl-D ends."""
     from agent_gym.cli.playing import run_play
-    from agent_gym.config import parse_overrides
+    from agent_gym.config_files import parse_overrides
 
     run_play(env, parse_overrides(option or []), task=task, seed=seed)
 
@@ -94,7 +94,7 @@ def check(
     One that may take the process down is checked in a process of its own: --option worker=process.
     """
     from agent_gym.cli.checking import run_checks
-    from agent_gym.config import parse_overrides
+    from agent_gym.config_files import parse_overrides
 
     run_checks(env, parse_overrides(option or []), only=only, manifest=manifest, record=record)
 

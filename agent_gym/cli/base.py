@@ -36,7 +36,7 @@ def example(command: str) -> str:
 
 def merge(overrides: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
     """Return the options that were given, with the --set assignments on top."""
-    from agent_gym.config import parse_overrides
+    from agent_gym.config_files import parse_overrides
 
     given = {key: value for key, value in overrides.items() if value is not None}
     return given | parse_overrides(assignments or [])

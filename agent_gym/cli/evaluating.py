@@ -12,7 +12,8 @@ from rich.console import Console
 
 from agent_gym.cli.bars import progress
 from agent_gym.cli.results import print_results
-from agent_gym.config import EvalConfig, load, read_yaml
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import load, read_yaml
 from agent_gym.errors import ConfigError
 from agent_gym.evaluation.budgets import UsedUp
 from agent_gym.evaluation.plans import Plan

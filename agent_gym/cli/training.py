@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent_gym.cli.bars import progress
-from agent_gym.config import TrainConfig, load
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import load
 from agent_gym.errors import ConfigError, MissingExtraError
 from agent_gym.evaluation.statistics import wilson
 from agent_gym.registry import find_spec

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent_gym.config import read_yaml
+from agent_gym.config_files import read_yaml
 from agent_gym.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from agent_gym.config import EvalConfig, RolloutSection
+from agent_gym.config import EvalConfig
 from agent_gym.engines.base import Engine
 from agent_gym.engines.conversation import ConversationEngine
 from agent_gym.engines.scripted import ScriptedEngine
@@ -26,6 +26,7 @@ from agent_gym.rollout.chat import ByteChat, Chat, MessageChat, TemplateChat
 from agent_gym.rollout.collect import Collector, Job, OnEpisode
 from agent_gym.rollout.episode import episode_settings
 from agent_gym.rollout.player import Person, PlayerLeftError, Policy, act_at_random, follow_demonstrator, play
+from agent_gym.sections import RolloutSection
 from agent_gym.store.run import RunFolder
 from agent_gym.tools.syntax import ToolSyntax
 from agent_gym.trajectory import Trajectory

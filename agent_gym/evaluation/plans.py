@@ -9,7 +9,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from agent_gym.config import EvalConfig, as_dict
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import as_dict
 from agent_gym.env import Task, TextEnv
 from agent_gym.errors import ConfigError, DataError
 from agent_gym.evaluation.suites import Suite, find_suite

@@ -1,6 +1,6 @@
 """The environment that stored episodes were played in, made again from what their run says."""
 
-from agent_gym.config import build
+from agent_gym.config_files import build
 from agent_gym.env import TextEnv
 from agent_gym.errors import ConfigError
 from agent_gym.evaluation.resuming import suite_records

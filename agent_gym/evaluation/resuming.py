@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import yaml
 
-from agent_gym.config import EvalConfig, as_dict, build, read_yaml
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import as_dict, build, read_yaml
 from agent_gym.errors import AgentGymError, ConfigError, DataError, StoreError
 from agent_gym.evaluation.plans import Plan
 from agent_gym.store.atomic import write_text

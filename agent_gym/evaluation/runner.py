@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.errors import ConfigError
 from agent_gym.evaluation.budgets import Budget, UsedUp
 from agent_gym.evaluation.models import Arena, Model, opened

@@ -11,9 +11,11 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from agent_gym.config import EnvSection, EvalRolloutSection, Section, build, merged, read_yaml
+from agent_gym.config import EvalRolloutSection
+from agent_gym.config_files import build, merged, read_yaml
 from agent_gym.envs.data.cache import cache_folder
 from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.sections import EnvSection, Section
 
 _PACKAGED: Final = Path(__file__).with_name("suites")
 _FAMILY: Final = "suites"

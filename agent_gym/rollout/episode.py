@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from agent_gym.config import RolloutSection
 from agent_gym.engines.base import Completion, Engine, Sampling, Session, Usage
 from agent_gym.env import Info, TextEnv
 from agent_gym.errors import ContextLengthError
@@ -14,6 +13,7 @@ from agent_gym.rollout.actions import ActionParser, plain, syntax
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.rollout.workers import Caller, inline
+from agent_gym.sections import RolloutSection
 from agent_gym.trajectory import Trajectory, Turn
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ numbers that it would have had.
 
 import asyncio
 import logging
-import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,15 +18,13 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from agent_gym.config import TrainConfig, as_dict
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import as_dict
 from agent_gym.engines.loading import load_model
 from agent_gym.engines.transformers import TransformersEngine
-from agent_gym.env import Task, TextEnv
 from agent_gym.errors import ConfigError, StoreError, TrainingError
 from agent_gym.registry import held_out_split, make
 from agent_gym.rollout.actions import syntax
-from agent_gym.rollout.collect import Collector, Job
-from agent_gym.rollout.episode import EpisodeSettings, episode_settings
 from agent_gym.rollout.score import Score, score
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store import checkpoints
@@ -41,9 +38,10 @@ from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.listening import Listener, Silence
 from agent_gym.trainers.policy import Policy, load_policy
 from agent_gym.trainers.presets import make_algorithm
+from agent_gym.trainers.sampling import Sampler
 from agent_gym.trainers.update import UpdateSettings
 from agent_gym.trainers.warmstart import CloneSettings, clone, demonstration_settings, play_demonstrations
-from agent_gym.trajectory import Group, Trajectory
+from agent_gym.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +156,7 @@ class Trainer:
         self.accelerator = Accelerator()
         self.policy.model.to(self.accelerator.device)
         self.engine = TransformersEngine(policy.model, policy.tokenizer, max_batch=config.rollout.concurrency)
+        self.sampler = Sampler(config, self.engine, policy.chat, self.algorithm.rollout)
         self.learner: Learner | None = None
         self.step = -1
         """Steps done; -1 before the warm start."""
@@ -172,7 +171,7 @@ class Trainer:
         run = self.run_folder
         if not self._finished():
             run.rewind(self.step)
-        with tracked(run, self.config.tracking), run.trajectories() as store, self._progress():
+        with tracked(run, self.config.tracking), run.trajectories() as store, self.sampler, self._progress():
             if self.step < 0:
                 self._warm_start()
                 self._measure(store, "before", self.config.measure.tasks)
@@ -223,34 +222,29 @@ class Trainer:
             return
         self.learner = learner = self._make_learner()
         self.listener.stage("training", config.steps - self.step)
-        with (
-            closing(self._make_env(None)) as env,
-            closing(self._collector(None, config.rollout.temperature)) as collector,
-        ):
-            while self.step < config.steps:
-                record = self._one_step(env, collector, store, learner)
-                self.run_folder.log(record)
-                numbers = {key: value for key, value in record.items() if isinstance(value, float)}
-                self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})
-                if config.measure.every and self.step % config.measure.every == 0 and self.step < config.steps:
-                    self._measure(store, "during", config.measure.interim_tasks)
-                if self.step % config.checkpoint_every == 0 or self.step == config.steps:
-                    self._save()
+        while self.step < config.steps:
+            record = self._one_step(store, learner)
+            self.run_folder.log(record)
+            numbers = {key: value for key, value in record.items() if isinstance(value, float)}
+            self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})
+            if config.measure.every and self.step % config.measure.every == 0 and self.step < config.steps:
+                self._measure(store, "during", config.measure.interim_tasks)
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                self._save()
 
-    def _one_step(self, env: TextEnv, collector: Collector, store: TrajectoryStore, learner: Learner) -> dict[str, Any]:
+    def _one_step(self, store: TrajectoryStore, learner: Learner) -> dict[str, Any]:
         """Collect groups, train on them, store them; return the record for the log."""
         started = time.perf_counter()
         progress = Progress(self.step, self.config.steps)
-        tasks = self._draw_tasks(env)
-        seed = derive_seed(self.config.seed, "rollout", self.step)
-        groups = self._collect(collector, [task.id for task in tasks], seed, f"train/{self.step + 1}/")
+        self.policy.model.eval()
+        groups = self.sampler.groups(self.step)
         collected = time.perf_counter()
         metrics = learner.learn(groups, progress) | dict(self.algorithm.rollout.metrics())
         asyncio.run(self.engine.sync())
         updated = time.perf_counter()
         self.step += 1
         trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-        _keep(store, trajectories, self.step, "train", env.split)
+        _keep(store, trajectories, self.step, "train", self.sampler.split)
         store.add_signals(self.step, learner.signals)
         summary = score(trajectories)
         uneven = sum(len({trajectory.reward for trajectory in group.valid}) > 1 for group in groups)
@@ -268,11 +262,6 @@ class Trainer:
                 "tokens_per_second": summary.generated_tokens / max(collected - started, 1e-9),
             },
         }
-
-    def _collect(self, collector: Collector, task_ids: list[str], seed: int, prefix: str) -> list[Group]:
-        self.policy.model.eval()
-        coroutine = self.algorithm.rollout.collect(collector, task_ids, seed=seed, prefix=prefix, on_episode=None)
-        return asyncio.run(coroutine)
 
     def _make_learner(self) -> Learner:
         learner = Learner(
@@ -308,22 +297,18 @@ class Trainer:
             return
         started = time.perf_counter()
         step = max(self.step, 0)
-        seed = derive_seed(self.config.seed, "measure")
         self.policy.model.eval()
+        told = phase != "during"
+
+        def begun(episodes: int) -> None:
+            if told:
+                self.listener.stage(phase, episodes)
 
         def heard(trajectory: Trajectory) -> None:
-            if phase != "during":
+            if told:
                 self.listener.advance({"success": float(trajectory.success)})
 
-        with closing(self._collector(section.split, section.temperature)) as collector:
-            tasks = collector.probe.tasks(collector.probe.split)
-            jobs = [
-                Job(f"{phase}/{step}/{index}", f"{phase}/{step}/{index}", tasks[index].id, derive_seed(seed, index))
-                for index in range(min(count, len(tasks)))
-            ]
-            if phase != "during":
-                self.listener.stage(phase, len(jobs))
-            trajectories = asyncio.run(collector.play(jobs, heard))
+        trajectories = self.sampler.measure(phase, step, count, begun=begun, heard=heard)
         _keep(store, trajectories, step, phase, section.split)
         record = {"phase": phase, "step": step, "split": section.split, **score(trajectories).as_dict()}
         self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
@@ -335,30 +320,6 @@ class Trainer:
         if self.step < self.config.steps:
             return False
         return not self.config.measure.tasks or any(r["phase"] == "after" for r in self.run_folder.metrics())
-
-    def _draw_tasks(self, env: TextEnv) -> list[Task]:
-        rng = random.Random(derive_seed(self.config.seed, "tasks", self.step))
-        tasks = env.tasks(env.split)
-        return [tasks[rng.randrange(len(tasks))] for _ in range(self.config.rollout.tasks)]
-
-    def _collector(self, split: str | None, temperature: float) -> Collector:
-        return Collector(
-            lambda: self._make_env(split),
-            self.engine,
-            self.policy.chat,
-            self._settings(temperature),
-            concurrency=self.config.rollout.concurrency,
-            env_id=self.config.env.id,
-        )
-
-    def _make_env(self, split: str | None) -> TextEnv:
-        options = dict(self.config.env.options)
-        if split is not None:
-            options["split"] = split
-        return make(self.config.env.id, **options)
-
-    def _settings(self, temperature: float) -> EpisodeSettings:
-        return episode_settings(self.config.rollout, temperature)
 
     def _update_settings(self) -> UpdateSettings:
         section = self.config.update

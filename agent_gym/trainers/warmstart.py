@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agent_gym.config import TrainConfig, WarmStartSection
+from agent_gym.config import TrainConfig
 from agent_gym.env import Info, TextEnv
 from agent_gym.errors import TrainingError
 from agent_gym.registry import make
@@ -22,6 +22,7 @@ from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import EpisodeSettings, episode_settings
 from agent_gym.rollout.player import Move, Moves, follow_demonstrator, play
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.sections import WarmStartSection
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.scorer import TokenScorer

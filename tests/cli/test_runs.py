@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from agent_gym.cli import listing_runs
 from agent_gym.cli.app import app
 from agent_gym.cli.listing_runs import age, describe, find_runs, sampled, sparkline
-from agent_gym.config import EvalConfig, TrainConfig, as_dict, build
+from agent_gym.config import EvalConfig, TrainConfig
+from agent_gym.config_files import as_dict, build
 from agent_gym.evaluation.runner import evaluate
 from agent_gym.store.run import RunFolder
 

@@ -10,7 +10,8 @@ import pytest
 from helpers import CountEnv, small_llama
 from openai_server import MODEL, Asked, Reply, chat, completion, models, refused, serving
 
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.engines.base import Completion, Engine, Sampling
 from agent_gym.engines.openai import ChatEngine
 from agent_gym.env import State, TextEnv

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from helpers import CountEnv
 
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.evaluation.replay import first_divergence, replay_run
 from agent_gym.evaluation.runner import evaluate

@@ -7,7 +7,8 @@ import pytest
 from evaluation import guessing
 
 from agent_gym.cli.listing_runs import describe
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.envs.math import MathEnv
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.evaluation.rescore import rescore

@@ -10,7 +10,8 @@ import pytest
 from evaluation import guessing
 from openai_server import chat, serving
 
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.errors import AgentGymError, ConfigError, DataError, StoreError
 from agent_gym.evaluation.resuming import stored_config, suite_records
 from agent_gym.evaluation.runner import Evaluation, evaluate

@@ -7,7 +7,8 @@ import pytest
 from curves import logged, tensorboard
 from helpers import CountEnv
 
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.errors import ConfigError, EngineError, UnknownIdError
 from agent_gym.evaluation.plans import make_plans
 from agent_gym.evaluation.runner import evaluate

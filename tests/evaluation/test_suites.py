@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from evaluation import guessing
 
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.errors import ConfigError, DataError, UnknownIdError
 from agent_gym.evaluation import suites as module
 from agent_gym.evaluation.plans import digest, make_plans

@@ -7,7 +7,6 @@ import pytest
 import torch
 from helpers import CountEnv, RecordingEngine, run
 
-from agent_gym.config import RolloutSection
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.scripted import END, ScriptedEngine
 from agent_gym.engines.transformers import TransformersEngine
@@ -15,6 +14,7 @@ from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.chat import ByteChat, TemplateChat
 from agent_gym.rollout.episode import Episode, EpisodeSettings, episode_settings
 from agent_gym.rollout.player import Move, play
+from agent_gym.sections import RolloutSection
 from agent_gym.trainers.batch import make_batch
 from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trajectory import Trajectory

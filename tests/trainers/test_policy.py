@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from helpers import CountEnv
 
-from agent_gym.config import TrainConfig, build
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import build
 from agent_gym.trainers.policy import corpus, load_policy
 
 

@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from agent_gym.cli.app import app
-from agent_gym.config import TrainConfig, build, load
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import build, load
 from agent_gym.errors import UnknownIdError
 from agent_gym.registry import find_spec, options_of, resolve
 from agent_gym.rollout.actions import syntax

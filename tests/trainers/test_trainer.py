@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from curves import logged, tensorboard
 
-from agent_gym.config import TrainConfig, build
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import build
 from agent_gym.errors import ConfigError, EngineError, StoreError, TrainingError, UnknownIdError
 from agent_gym.store.run import RunFolder
 from agent_gym.trainers.trainer import RunResult, train
@@ -32,7 +33,8 @@ SMALL: dict[str, Any] = {
 
 KILLED = """
 import json, os, signal, sys
-from agent_gym.config import TrainConfig, build
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import build
 from agent_gym.trainers.trainer import Silence, train
 
 class Killer(Silence):

@@ -7,7 +7,8 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final
 
-from agent_gym.config import EvalConfig, build
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.errors import DataError, StoreError, suggestion
 from agent_gym.evaluation.exchange.archives import Limits
 from agent_gym.evaluation.exchange.inspect_read import Header, chosen_score, opened_log
