@@ -4,11 +4,14 @@ Strings never cross this interface; an engine knows no chat, no environment and 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent_gym.errors import EngineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +156,38 @@ class Engine(ABC):
     async def disconnect(self) -> None:  # noqa: B027 - an engine in this process has no connections
         """Close connections, which belong to the running event loop; the next request opens them again."""
 
-    async def sync(self, state: Mapping[str, Any] | None = None) -> None:
-        """Use new weights: those in `state`, or those that the engine shares with the trainer (None)."""
+    async def aclose(self) -> None:
+        """Give back all that the engine holds: it is not used again. Closing twice does nothing."""
+        await self.disconnect()
+
+    async def sync(self, weights: "Iterable[tuple[str, Tensor]] | None" = None) -> None:
+        """Use new weights from now on, and forget all that was computed with the old ones; adds 1 to `version`.
+
+        Args:
+            weights: Names and full tensors, named as in the model's own state dict; taken one by one, so that a model
+                is never held twice. None where the engine shares the trainer's model.
+
+        Raises:
+            EngineError: The weights do not fit the model, or the engine cannot take any.
+        """
         self.version += 1
+
+    async def score(self, token_ids: Sequence[int]) -> list[float] | None:
+        """Return the natural log-probability of each token after the first, at temperature 1, given those before it.
+
+        Returns:
+            One number for each of the n - 1 tokens; None where the engine cannot say.
+
+        Raises:
+            EngineError: The tokens do not fit the model or the engine failed.
+        """
+        return None
+
+    async def sleep(self) -> None:  # noqa: B027 - most engines hold nothing that another could use
+        """Give memory back that the update of the weights can use; no request comes before `wake`."""
+
+    async def wake(self) -> None:  # noqa: B027 - see `sleep`
+        """Be ready for requests again. The weights are not, where `sleep` gave them back: a `sync` follows."""
 
 
 def _at_most(cached: int, length: int | None) -> int:

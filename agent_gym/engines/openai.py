@@ -5,8 +5,8 @@ A server keeps no session for us; it gets the whole history with every request. 
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from agent_gym.engines.base import Completion, Engine, Sampling, Session
 from agent_gym.engines.dialect import Dialect
@@ -28,6 +28,9 @@ from agent_gym.engines.scripted import END
 from agent_gym.engines.server import Answer, BadRequestError, Server
 from agent_gym.errors import EngineError
 from agent_gym.tools.calls import ToolCall
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LARGEST_SEED = 2**31 - 1
 """Some servers take no larger one."""
@@ -78,7 +81,7 @@ class ServerEngine(Engine):
         """Return a session that encodes its conversation anew: the server holds nothing."""
         return Session(self)
 
-    async def sync(self, state: Mapping[str, Any] | None = None) -> None:
+    async def sync(self, weights: "Iterable[tuple[str, Tensor]] | None" = None) -> None:
         """Refuse: the weights are the server's.
 
         Raises:

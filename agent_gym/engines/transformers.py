@@ -6,7 +6,7 @@ leaves as soon as it ends. Knows token ids only.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from agent_gym.engines.base import Completion, Engine, Sampling, Session
 from agent_gym.engines.runners import Row, SequentialRunner, SlotRunner
 from agent_gym.engines.sampling import draw, uniforms
+from agent_gym.engines.weights import copy_weights
 from agent_gym.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -127,20 +128,28 @@ class TransformersEngine(Engine):
         self._runner.free(session.state)
         session.state = None
 
-    async def sync(self, state: Mapping[str, Any] | None = None) -> None:
+    async def sync(self, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
         """Use new weights and forget all keys and values that the old ones made.
 
         Raises:
-            EngineError: `state` does not fit the model.
+            EngineError: The weights do not fit the model.
         """
-        if state is not None:
-            try:
-                self.model.load_state_dict(dict(state))
-            except RuntimeError as error:
-                raise EngineError(f"The new weights do not fit the engine's model: {error}.") from error
+        if weights is not None:
+            copy_weights(self.model, weights)
         for session in self._sessions:
             self._forget(session)
         self.version += 1
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        """See `Engine.score`."""
+        if len(token_ids) > self.max_context:
+            raise EngineError(f"{len(token_ids)} tokens exceed the model's context of {self.max_context}.")
+        self.model.eval()
+        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        with torch.no_grad():
+            logprobs = self.model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        scores: list[float] = logprobs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
+        return scores
 
     def _forget(self, session: Session) -> None:
         """Drop a conversation's keys and values; the next pass reads all of it again."""

@@ -11,6 +11,7 @@ from helpers import run, small_gpt2, small_llama, small_qwen3
 
 from agent_gym.engines.base import Completion, Sampling, Session
 from agent_gym.engines.runners import SequentialRunner, SlotRunner
+from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.errors import EngineError
 
@@ -385,7 +386,7 @@ def test_sync_brings_new_weights_and_drops_what_the_old_ones_made(packed: bool) 
     session = engine.session()
     ids = talk(engine, session, PROMPT, 2)
     other = small_llama(seed=1)
-    run(engine.sync(other.state_dict()))
+    run(engine.sync(other.state_dict().items()))
     done = ask(engine, ids, session)
     assert done.engine_version == engine.version == 1
     assert done.token_ids == ask(make(other, packed=packed), ids).token_ids
@@ -399,7 +400,7 @@ def test_sync_while_requests_run_lets_them_go_on_under_the_new_weights() -> None
         task = asyncio.ensure_future(engine.generate(PROMPT, Sampling(12)))
         while engine.generated_tokens < 5:
             await asyncio.sleep(0)
-        await engine.sync(other.state_dict())
+        await engine.sync(other.state_dict().items())
         return await task
 
     done = run(scene())
@@ -418,9 +419,21 @@ def test_sync_without_a_state_means_that_the_weights_are_shared() -> None:
     assert_numbers_are_the_models(model, ids, ask(engine, ids, session))
 
 
-def test_weights_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(EngineError, match="do not fit"):
-        run(make().sync({"nonsense": torch.zeros(1)}))
+def test_scores_are_the_log_probabilities_of_the_tokens_after_the_first() -> None:
+    engine = make()
+    done = ask(engine, PROMPT)
+    scores = run(engine.score([*PROMPT, *done.token_ids]))
+    assert len(scores) == len(PROMPT) - 1 + len(done.token_ids)
+    torch.testing.assert_close(scores[len(PROMPT) - 1 :], done.logprobs, atol=1e-4, rtol=1e-4)
+
+
+def test_scores_need_a_sequence_that_fits() -> None:
+    with pytest.raises(EngineError, match="exceed the model's context"):
+        run(make().score([1] * 1000))
+
+
+def test_an_engine_that_cannot_score_says_so() -> None:
+    assert run(ScriptedEngine(["a"]).score([1, 2])) is None
 
 
 # -- choosing how to run -----------------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""New weights into a model that is already there, one tensor at a time."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from agent_gym.errors import EngineError
+
+
+@torch.no_grad()
+def copy_weights(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy tensors into the parameters and buffers of a model.
+
+    Args:
+        model: Its weights are overwritten; those under several names (tied ones) are given once or more often.
+        weights: Names as in `model.state_dict()`, and full tensors of the same shapes; converted to the model's type.
+
+    Raises:
+        EngineError: A name is unknown, a shape differs, or weights are missing; some may have been copied by then.
+    """
+    own = model.state_dict()
+    given: set[int] = set()
+    for name, tensor in weights:
+        if name not in own:
+            raise EngineError(f"The new weights do not fit the engine's model: it has no {name!r}.")
+        if own[name].shape != tensor.shape:
+            raise EngineError(
+                f"The new weights do not fit the engine's model: {name!r} has the shape {tuple(tensor.shape)}, not "
+                f"{tuple(own[name].shape)}."
+            )
+        own[name].copy_(tensor)
+        given.add(own[name].data_ptr())
+    missing = [name for name, tensor in own.items() if tensor.data_ptr() not in given]
+    if missing:
+        raise EngineError(
+            f"The new weights do not fit the engine's model: {len(missing)} are missing, {missing[0]!r} among them."
+        )
