@@ -4,9 +4,9 @@ Every field carries its sentence directly below it. A key that does not exist is
 does, so that no option is ever silently without effect.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -22,6 +22,22 @@ class EnvSection(Section):
     """A registered id, "module:Class" or "file.py:Class"."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of its constructor."""
+
+
+class LoraSection(Section):
+    """Low-rank adapters: what is trained instead of the model's own weights. Needs the extra `lora` (peft)."""
+
+    rank: int = Field(16, ge=1)
+    """Of the matrices that are added to each adapted layer."""
+    alpha: float = Field(32.0, gt=0)
+    """What an adapter adds is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is dropped in updates. Above 0 ratios are noisy, as sampling drops nothing."""
+    target_modules: str | list[str] = "all-linear"
+    """Names of the layers that are adapted (["q_proj", "v_proj"]), a regular expression, or "all-linear": every linear
+    layer but the output layer."""
+    rank_stabilized: bool = False
+    """Multiply by alpha / sqrt(rank) instead, so that a higher rank does not learn more slowly."""
 
 
 class ModelSection(Section):
@@ -41,6 +57,18 @@ class ModelSection(Section):
     """Longest sequence of the tiny model, in tokens."""
     vocabulary: int = Field(1024, ge=300)
     """Tokens of the tiny model's tokenizer, at most."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the weights in memory; "auto" is what they are stored in. Weights in bfloat16 halve the memory; the optimiser
+    then keeps a float32 copy of what it trains, because most updates are too small for bfloat16."""
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    """"bf16" computes updates in bfloat16 where weights are float32; "auto" does what `accelerate launch` says."""
+    attention: str = "auto"
+    """Which attention the model's own forward pass uses: "sdpa", "eager", "flash_attention_2" or whatever else the
+    installed transformers knows; "auto" leaves the choice to it."""
+    gradient_checkpointing: bool = False
+    """Compute activations again backwards instead of keeping them: about a third more time, far less memory."""
+    lora: LoraSection | None = None
+    """Train low-rank adapters only, and keep the model as it is; without it all weights are trained."""
 
 
 class WarmStartSection(Section):
@@ -94,6 +122,53 @@ class RolloutSection(Section):
     turn has a prompt of its own that shows the last turns, and is a row of its own (EPO, GiGPO, SPEAR on ALFWorld)."""
     window: int = Field(2, ge=0)
     """Earlier turns that a prompt of the layout "turn" shows."""
+
+
+class EngineSection(Section):
+    """What the episodes of training are sampled with."""
+
+    kind: Literal["transformers", "vllm", "server"] = "transformers"
+    """"transformers": in the trainer's process, with the trainer's own weights where it can. "vllm": vLLM in the
+    trainer's process. "server": vLLM's servers at `urls`."""
+    urls: list[str] = Field(default_factory=list)
+    """Addresses of vLLM's servers, "http://127.0.0.1:8000"; an episode stays with one of them."""
+    sync: Literal["auto", "nccl", "file", "lora"] = "auto"
+    """How new weights reach servers: by vLLM's own transfer between GPUs, by files in a folder that both see, or as a
+    LoRA adapter in such a folder. "auto" takes the first that trainer and servers can do, of nccl, lora and file."""
+    sync_folder: str | None = None
+    """The folder for files, which trainer and servers see under the same name; by default one for temporary files."""
+    trust_network: bool = False
+    """Push weights to servers that are not on this machine, too. Whoever reaches such a server can make it run code:
+    do so only in a network that nobody else is in."""
+    api_key_env: str = "VLLM_API_KEY"
+    """Environment variable with the servers' key, if they ask for one; the key itself is kept nowhere."""
+    timeout: float = Field(300.0, gt=0)
+    """Seconds that one request to a server may take."""
+    sync_timeout: float = Field(600.0, gt=0)
+    """Seconds that a server may take for new weights."""
+    tries: int = Field(4, ge=1)
+    """Requests in all where a server is busy (429, 5xx) or breaks off."""
+    top_logprobs: int = Field(20, ge=0)
+    """Entropies of vLLM are estimated from so many most probable tokens and one for all others."""
+    tolerance: float | None = Field(None, gt=0)
+    """Largest difference between log-probabilities of engine and trainer after new weights; by default 0.005 in
+    float32 and 0.1 in 16 bits."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the engine's weights where they are not the trainer's; "auto" is the trainer's."""
+    memory_share: float = Field(0.4, gt=0, le=1)
+    """Share of the GPU's memory for vLLM in the trainer's process, weights and caches together."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that share each layer of vLLM in the trainer's process."""
+    sleep: bool = True
+    """Give vLLM's memory in the trainer's process back to the trainer during updates."""
+
+    @model_validator(mode="after")
+    def _kind_and_urls(self) -> Self:
+        if self.urls and self.kind != "server":
+            raise ValueError("addresses need kind: server")
+        if self.kind == "server" and not self.urls:
+            raise ValueError("servers need addresses: urls")
+        return self
 
 
 class AlgorithmSection(Section):
