@@ -6,6 +6,7 @@ from pydantic import Field
 
 from agent_gym.sections import (
     AlgorithmSection,
+    EngineSection,
     EnvSection,
     MeasureSection,
     ModelSection,
@@ -25,6 +26,7 @@ class TrainConfig(Section):
     model: ModelSection = ModelSection()
     warm_start: WarmStartSection = WarmStartSection()
     rollout: RolloutSection = RolloutSection()
+    engine: EngineSection = EngineSection()
     algorithm: AlgorithmSection = AlgorithmSection()
     update: UpdateSection = UpdateSection()
     measure: MeasureSection = MeasureSection()

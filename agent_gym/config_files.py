@@ -116,7 +116,8 @@ def _explain(cls: type[Section], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         fields = _section_at(cls, path[:-1]).model_fields
         return f"Unknown configuration key {'.'.join(path)!r}{suggestion(path[-1], fields)}"
-    return f"The configuration key {'.'.join(path)!r} is {first['input']!r}: {first['msg'].lower()}."
+    complaint = first["msg"].lower().removeprefix("value error, ")
+    return f"The configuration key {'.'.join(path)!r} is {first['input']!r}: {complaint}."
 
 
 def _section_at(cls: type[Section], path: list[str]) -> type[Section]:

@@ -39,6 +39,13 @@ def train(
     algorithm: Annotated[str | None, typer.Option(help="For example grpo, epo or gigpo+spear.")] = None,
     recipe: Annotated[str | None, typer.Option(help="The paper's hyper-parameters, for example alfworld.")] = None,
     model: Annotated[str | None, typer.Option(help="A model folder or hub name, or 'tiny'.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What samples: 'transformers', 'vllm' or servers of vLLM, http://host:8000\\[,http://...] "
+            "\\[default: transformers]."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Seed = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; one is made up if not given.")] = None,
@@ -48,12 +55,13 @@ def train(
     set_: Assignments = None,
 ) -> None:
     """Train an agent in an environment."""
-    from agent_gym.cli.training import run_training
+    from agent_gym.cli.training import engine_keys, run_training
 
     overrides = {
         "env.id": env,
         "algorithm.name": algorithm,
         "model.path": model,
+        **engine_keys(engine),
         "steps": steps,
         "seed": seed,
         "tracking": track,

@@ -55,6 +55,13 @@ def run_training(
         console.print(f"success on unseen {noun(config.env.id)}s: {before:.2f} -> {after:.2f}")
 
 
+def engine_keys(engine: str | None) -> dict[str, Any]:
+    """Return what --engine sets: a kind, or the addresses of servers."""
+    if engine is None or not engine.startswith(("http://", "https://")):
+        return {"engine.kind": engine}
+    return {"engine.kind": "server", "engine.urls": engine.split(",")}
+
+
 def _recipe(overrides: dict[str, Any], name: str | None) -> dict[str, Any]:
     """Return what the named recipe of the algorithm says."""
     if name is None:

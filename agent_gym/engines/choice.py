@@ -1,0 +1,56 @@
+"""Which engine a configuration means. Nothing of an engine is imported before it is chosen."""
+
+from typing import TYPE_CHECKING, Any
+
+from agent_gym.engines.base import Engine
+from agent_gym.errors import ConfigError
+from agent_gym.sections import EngineSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def make_engine(
+    section: EngineSection, *, model: Any, tokenizer: Any, max_batch: int, shared: bool = True, pushes: bool = True
+) -> Engine:
+    """Make the engine of a configuration.
+
+    An engine that does not share the trainer's model samples with it only after the first `sync`.
+
+    Args:
+        section: Which engine.
+        model: The trainer's.
+        tokenizer: The trainer's.
+        max_batch: Requests in flight, at most.
+        shared: Whether an engine in this process may work on `model` itself; otherwise on a copy of its own.
+        pushes: Whether this process hands new weights to servers; of many trainers' processes one does.
+
+    Raises:
+        EngineError: The engine cannot be reached or made.
+        MissingExtraError: It needs a package that is not installed.
+    """
+    if section.kind != "transformers":
+        raise ConfigError(f"engine.kind={section.kind} is not there yet: use transformers.")
+    from agent_gym.engines.transformers import TransformersEngine
+
+    return TransformersEngine(model if shared else _twin(model, section.dtype), tokenizer, max_batch=max_batch)
+
+
+def shares_model(section: EngineSection) -> bool:
+    """Return whether the engine may work on the trainer's own model."""
+    return section.kind == "transformers"
+
+
+def _twin(model: Any, dtype: str) -> "PreTrainedModel":
+    """Return a model of the same shape, whose weights are still random: those of `model` may be spread over ranks."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    chosen = next(model.parameters()).dtype if dtype == "auto" else getattr(torch, dtype)
+    device = next(model.parameters()).device
+    # What is drawn here must not move the numbers that training draws.
+    with torch.random.fork_rng(devices=[]):
+        twin = AutoModelForCausalLM.from_config(model.config, dtype=chosen)
+    twin.generation_config = model.generation_config
+    twin.requires_grad_(False)
+    return twin.to(device).eval()
