@@ -81,6 +81,10 @@ class TrainingError(AgentGymError):
     """The training step cannot go on (non-finite numbers, an empty batch, a buffer of another model)."""
 
 
+class ProcessError(AgentGymError):
+    """Another process of the run has ended, or has not answered in time."""
+
+
 class DataError(AgentGymError):
     """Data cannot be fetched, is not what was asked for, or cannot be kept."""
 

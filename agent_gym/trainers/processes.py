@@ -1,0 +1,223 @@
+"""The processes of a run: which of them this one is, what each of them does, and how what they find out comes together.
+
+Every process plays its share of a step's episodes and then has all of them, so that whatever is computed from a step
+(advantages, quantiles, histories, replay) is computed on every process from the same numbers. Only rows of an update
+are shared out again. Process 0 alone writes and speaks.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
+
+from agent_gym.errors import AgentGymError, ConfigError, ProcessError
+from agent_gym.trainers.parcels import pack, unpack
+
+T = TypeVar("T")
+
+TIMEOUT = 1800.0
+"""Seconds that a process waits for the others by default."""
+_LOST = re.compile(r"gloo|nccl|closed by peer|connection reset|process group|timed out", re.IGNORECASE)
+
+
+class Processes:
+    """The processes that accelerate or torchrun has started, or this one alone.
+
+    What is gathered goes through a group of its own over the processors (gloo): it is Python's data, and a thread that
+    samples ahead must not get into the order of what the gradients do.
+
+    Args:
+        accelerator: From accelerate; knows the processes.
+        timeout: Seconds that a process waits for the others.
+    """
+
+    def __init__(self, accelerator: Accelerator, *, timeout: float = TIMEOUT) -> None:
+        self.accelerator = accelerator
+        self.timeout = timeout
+        self.rank: int = accelerator.process_index
+        """The number of this process, from 0."""
+        self.count: int = accelerator.num_processes
+        """How many there are."""
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if self.count > 1 else None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes, shows progress and hands weights to servers."""
+        return self.rank == 0
+
+    def another(self) -> "Processes":
+        """Return the same processes with a line of their own, for a thread beside this one; every process must ask."""
+        return Processes(self.accelerator, timeout=self.timeout)
+
+    def mine(self, count: int) -> list[int]:
+        """Return the places, of so many, that this process does."""
+        return list(range(self.rank, count, self.count))
+
+    def gather(self, items: Sequence[T], total: int) -> list[T]:
+        """Return what all processes have done, by place, on every process.
+
+        Args:
+            items: What this process has done: one each of `mine(total)`.
+            total: Places in all.
+        """
+        if self.count == 1:
+            return list(items)
+        result: list[Any] = [None] * total
+        for rank, part in enumerate(self.all(list(items))):
+            result[rank :: self.count] = part
+        return result
+
+    def all(self, value: T) -> list[T]:
+        """Return what each process has handed in, in their order, on every process."""
+        if self._group is None:
+            return [value]
+        data = torch.frombuffer(bytearray(pack(value)), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.count)]
+        dist.all_gather(sizes, torch.tensor([len(data)]), group=self._group)
+        longest = max(int(size) for size in sizes)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+        dist.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))), group=self._group)
+        return [unpack(part[: int(size)].numpy()) for part, size in zip(parts, sizes, strict=True)]
+
+    def told(self, find_out: Callable[[], T]) -> T:
+        """Let process 0 find something out, and return it on every process; what it raises is raised on all."""
+        found: T | None = None
+        if self.is_main:
+            try:
+                found = find_out()
+            except Exception as error:
+                self.agree(error)
+                raise
+        self.agree(None)
+        value: T = self.all(found)[0]  # type: ignore[assignment]
+        return value
+
+    def agree(self, error: Exception | None) -> None:
+        """Go on if no process has met an error; otherwise raise on each one what the first of them met."""
+        if self._group is None:
+            if error is not None:
+                raise error
+            return
+        met = self.all(None if error is None else _portable(error))
+        for rank, problem in enumerate(met):
+            if problem is None:
+                continue
+            if rank == self.rank and error is not None:
+                raise error
+            problem.__dict__["told_by"] = rank
+            raise problem
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of every process's tensor, on its device; shapes must be equal."""
+        if self._group is None:
+            return values
+        total = values.detach().to("cpu", copy=True)
+        dist.all_reduce(total, group=self._group)
+        return total.to(values.device)
+
+    def sums(self, values: dict[str, float]) -> dict[str, float]:
+        """Return the sum over processes of each name's number; one that a process lacks counts 0 there."""
+        if self._group is None:
+            return values
+        total: dict[str, float] = {}
+        for part in self.all(dict(values)):
+            for name, value in part.items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    @contextmanager
+    def watched(self, where: Path) -> Iterator[None]:
+        """Turn what torch says when another process has ended or hangs into one sentence.
+
+        Args:
+            where: The run's folder.
+
+        Raises:
+            ProcessError: Another process of the run has ended, or has not answered in time.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self._group is None or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+                raise
+            raise ProcessError(
+                f"Another of the run's {self.count} processes has ended, or has not answered for {self.timeout:g} s "
+                f"(seen by process {self.rank}): look at what it said, then go on with --resume (run folder {where})."
+            ) from error
+
+
+def join(*, timeout: float = TIMEOUT, mixed_precision: str | None = None) -> Processes:
+    """Join the processes that a launcher has started; without one this process is alone.
+
+    Args:
+        timeout: Seconds that a process waits for the others.
+        mixed_precision: "no" or "bf16"; None leaves it to accelerate's configuration.
+
+    Raises:
+        ConfigError: The launcher was asked for several processes, and has started one.
+    """
+    arguments: dict[str, Any] = {} if mixed_precision is None else {"mixed_precision": mixed_precision}
+    if launched() > 1:
+        # torchrun alone says nothing of processors, and accelerate looks for them only where it is told to.
+        if not torch.accelerator.is_available():
+            arguments["cpu"] = True
+        arguments["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))]
+    accelerator = Accelerator(**arguments)
+    wanted = max(launched(), _asked_of_accelerate())
+    if accelerator.num_processes < wanted:
+        raise ConfigError(
+            f"{wanted} processes were asked for, and this one is alone: on processors start them with "
+            f"ACCELERATE_USE_CPU=true torchrun --nproc-per-node {wanted} -m agent_gym train ..., as accelerate launch "
+            "--cpu starts a single one."
+        )
+    return Processes(accelerator, timeout=timeout)
+
+
+def launched() -> int:
+    """Return how many processes the launcher's environment speaks of; 1 without a launcher."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return int(size) if size.isdigit() else 1
+
+
+def _asked_of_accelerate() -> int:
+    """Return the --num_processes of the `accelerate launch` that has started this process; 1 without one.
+
+    `accelerate launch --cpu` starts one process whatever it was asked for, and leaves no trace in the environment.
+    """
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")
+    except (OSError, UnicodeDecodeError):
+        return 1
+    if "launch" not in words or not any("accelerate" in word for word in words[: words.index("launch")]):
+        return 1
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if name in ("--num_processes", "--num-processes"):
+            value = value or following
+            return int(value) if value.isdigit() else 1
+    return 1
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that can be handed to another process: itself, or its words where it cannot be pickled."""
+    try:
+        again = unpack(pack(error))
+    except (pickle.PicklingError, TypeError, AttributeError, ImportError):
+        again = None
+    if type(again) is type(error) and str(again) == str(error):
+        return error
+    kind = type(error) if isinstance(error, AgentGymError) else RuntimeError
+    try:
+        return kind(f"{type(error).__name__}: {error}" if kind is RuntimeError else str(error))
+    except TypeError:
+        return RuntimeError(f"{type(error).__name__}: {error}")
