@@ -17,6 +17,7 @@ from agent_gym.errors import ConfigError, WorkerError
 from agent_gym.rollout.collect import Collector, Job, OnEpisode, member_job
 from agent_gym.rollout.episode import Episode
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.rollout.sharing import share_out
 from agent_gym.trajectory import Group, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ async def grow_groups(
     """Grow a group for each task.
 
     As many groups grow at once as have room among the collector's episodes in flight; one always has. First looks, see
-    `BranchPlan.budget`, come before that, those of all groups together.
+    `BranchPlan.budget`, come before that, those of all groups together. Where several processes play together, each
+    grows its share and gets the groups of all.
 
     Args:
         collector: Plays the episodes.
@@ -95,12 +97,14 @@ async def grow_groups(
         prefix: Begins the ids of groups and episodes.
         on_episode: Called as each episode ends.
     """
-    trees = [
-        _Tree(collector, plan, number, task_id, seed, prefix, on_episode) for number, task_id in enumerate(task_ids)
-    ]
-    if plan.budget is not None:
-        await _all([partial(tree.explore, plan.budget) for tree in trees], at_once=collector.concurrency)
-    return await _all([tree.grow for tree in trees], at_once=max(1, collector.concurrency // plan.group_size))
+
+    async def grow(mine: list[int]) -> list[Group]:
+        trees = [_Tree(collector, plan, number, task_ids[number], seed, prefix, on_episode) for number in mine]
+        if plan.budget is not None:
+            await _all([partial(tree.explore, plan.budget) for tree in trees], at_once=collector.concurrency)
+        return await _all([tree.grow for tree in trees], at_once=max(1, collector.concurrency // plan.group_size))
+
+    return await share_out(collector.share, len(task_ids), grow)
 
 
 async def _all(parts: Sequence[Callable[[], Awaitable[Result]]], *, at_once: int) -> list[Result]:

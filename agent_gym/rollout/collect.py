@@ -11,6 +11,7 @@ from agent_gym.errors import RefusedError, WorkerError
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import Episode, EpisodeSettings
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.rollout.sharing import Share, share_out
 from agent_gym.rollout.spending import carry_spending
 from agent_gym.rollout.workers import EnvFactory, Workers
 from agent_gym.trajectory import Group, Trajectory
@@ -51,6 +52,7 @@ class Collector:
         settings: How episodes are played.
         concurrency: Episodes in flight (at least 1).
         env_id: Written into the trajectories.
+        share: What this process does of all that is played, where several play together.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Collector:
         *,
         concurrency: int = 64,
         env_id: str = "",
+        share: Share | None = None,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}.")
@@ -70,10 +73,20 @@ class Collector:
         self.settings = settings
         self.concurrency = concurrency
         self.env_id = env_id
+        self.share = share
         self._workers = Workers(make_env, concurrency)
 
     async def play(self, jobs: Sequence[Job], on_episode: OnEpisode | None = None) -> list[Trajectory]:
-        """Play all jobs; the result has their order. `on_episode` is called as each one ends."""
+        """Play all jobs; the result has their order. `on_episode` is called as each one ends.
+
+        Where several processes play together, each plays its share and gets the episodes of all; `on_episode` hears
+        of those that are played here.
+        """
+        return await share_out(
+            self.share, len(jobs), lambda mine: self._play_here([jobs[place] for place in mine], on_episode)
+        )
+
+    async def _play_here(self, jobs: Sequence[Job], on_episode: OnEpisode | None) -> list[Trajectory]:
         results: list[Trajectory | None] = [None] * len(jobs)
 
         def ended(index: int, trajectory: Trajectory) -> None:
