@@ -1,0 +1,148 @@
+"""What is counted is what torch allocates: states, activations, adapters and caches of small models on the CPU."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from agent_gym.errors import ConfigError
+from agent_gym.trainers import sizing
+from agent_gym.trainers.optimizers import make_optimizer
+from agent_gym.trainers.shapes import KNOWN, Shape
+from agent_gym.trainers.sizing import GIB, Setup, training_parts
+
+SMALL = {
+    "llama": Shape("small", "llama", 3, 48, 6, 2, 16, 80, 300, 512, True),
+    "qwen2": Shape("small", "qwen2", 3, 48, 6, 2, 8, 80, 300, 512, False),
+    "qwen3": Shape("small", "qwen3", 3, 48, 6, 2, 16, 80, 300, 512, True),
+}
+families = pytest.mark.parametrize("shape", SMALL.values(), ids=SMALL)
+
+
+def make_model(shape: Shape, dtype: torch.dtype = torch.float32) -> Any:
+    return AutoModelForCausalLM.from_config(shape.model_config(), dtype=dtype)
+
+
+def bytes_of(tensors: "list[Tensor]") -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def kept_for_backward(model: Any, run: Callable[[], Any]) -> int:
+    """Return the bytes that autograd keeps, the model's own weights left out, each storage once."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        _alive = run()
+    return sum(kept.values())
+
+
+@families
+def test_states_are_what_a_step_of_adamw_leaves(shape: Shape) -> None:
+    model = make_model(shape)
+    optimizer = make_optimizer("adamw", model, learning_rate=1e-3)
+    model(input_ids=torch.arange(8).unsqueeze(0)).logits.sum().backward()
+    optimizer.step()
+    parameters = list(model.parameters())
+    moments = [value for state in optimizer.state.values() for key, value in state.items() if key != "step"]
+    states = sizing.full_states(shape.parameters, weight_bytes=4)
+    assert states.weights == bytes_of(parameters)
+    assert states.gradients == bytes_of([p.grad for p in parameters if p.grad is not None])
+    assert states.optimizer == bytes_of(moments)
+
+
+@families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_are_what_autograd_keeps_of_a_layer(shape: Shape, dtype: torch.dtype) -> None:
+    tokens = torch.arange(2 * 64).reshape(2, 64)
+    kept = {}
+    for layers in (2, 3):
+        model = AutoModelForCausalLM.from_config(shape.model_config(num_hidden_layers=layers), dtype=dtype)
+        kept[layers] = kept_for_backward(
+            model, lambda model=model: model.model(input_ids=tokens, use_cache=False).last_hidden_state
+        )
+    counted = sizing.layer_activations(shape, element=dtype.itemsize)
+    assert kept[3] - kept[2] == counted * tokens.numel()
+
+
+def test_with_checkpointing_a_layer_keeps_its_input_alone() -> None:
+    shape, tokens = SMALL["qwen3"], torch.arange(2 * 64).reshape(2, 64)
+    kept = {}
+    for layers in (2, 3):
+        model = AutoModelForCausalLM.from_config(shape.model_config(num_hidden_layers=layers))
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        kept[layers] = kept_for_backward(
+            model, lambda model=model: model.model(input_ids=tokens, use_cache=False).last_hidden_state
+        )
+    added = [
+        sizing.activations(
+            Shape("n", "qwen3", layers, 48, 6, 2, 16, 80, 300, 512, True), 128, element=4, checkpointing=True
+        )
+        for layers in (2, 3)
+    ]
+    assert kept[3] - kept[2] == added[1] - added[0] == 4 * shape.hidden * 128
+    whole = sizing.activations(shape, 128, element=4, checkpointing=False)
+    assert added[1] < whole
+
+
+@families
+def test_the_cache_is_what_a_model_allocates(shape: Shape) -> None:
+    cache = DynamicCache()
+    make_model(shape)(input_ids=torch.arange(20).unsqueeze(0), past_key_values=cache, use_cache=True)
+    allocated = bytes_of([tensor for layer in cache.layers for tensor in (layer.keys, layer.values)])
+    assert sizing.kv_bytes(shape, 20, element=4) == allocated
+
+
+@families
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
+def test_adapters_are_those_that_peft_makes(shape: Shape, targets: str | list[str]) -> None:
+    peft = pytest.importorskip("peft", reason="needs the extra lora")
+    model = make_model(shape)
+    model.add_adapter(peft.LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM"))
+    adapters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert sizing.adapter_parameters(shape, 4, targets) == adapters
+
+
+def test_adapters_on_layers_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'query_key_value'.*it has q_proj"):
+        sizing.adapter_parameters(SMALL["llama"], 4, ["query_key_value"])
+
+
+def test_sharding_divides_states_and_nothing_else() -> None:
+    shape = KNOWN["Qwen/Qwen2.5-7B"]
+    alone = training_parts(Setup(shape))
+    shared = training_parts(Setup(shape, gpus=8, sharding="fsdp2"))
+    for name in ("weights", "gradients", "optimizer"):
+        assert shared[name] == alone[name] // 8
+    assert shared["activations"] == alone["activations"] and shared["gathered layers"] > 0
+    assert sum(alone[name] for name in ("weights", "gradients", "optimizer")) == 16 * shape.parameters
+    offloaded = training_parts(Setup(shape, gpus=8, sharding="zero3-offload"))
+    assert offloaded["optimizer"] == 0 and offloaded["weights"] == shared["weights"]
+
+
+def test_lora_trains_little_and_needs_no_copy_to_compare_with() -> None:
+    shape = KNOWN["Qwen/Qwen2.5-7B"]
+    full = training_parts(Setup(shape, reference=True))
+    lora = training_parts(Setup(shape, reference=True, lora_rank=16))
+    assert full["reference"] == 2 * shape.parameters and "reference" not in lora
+    assert lora["optimizer"] < full["optimizer"] / 100
+
+
+def test_an_engine_holds_what_its_weights_leave() -> None:
+    shape = KNOWN["Qwen/Qwen2.5-7B"]
+    cache = sizing.engine_cache(shape, memory=80 * GIB, room=40 * GIB, tensor_parallel=1)
+    assert cache is not None and cache.share == 0.5
+    assert cache.tokens == (40 * GIB - 2 * shape.parameters - sizing.ENGINE_RESERVE) // (2 * 28 * 512 * 2)
+    halved = sizing.engine_cache(shape, memory=80 * GIB, room=40 * GIB, tensor_parallel=2)
+    assert halved is not None and halved.tokens > 2 * cache.tokens and halved.weights == cache.weights // 2
+    assert sizing.engine_cache(KNOWN["Qwen/Qwen3-32B"], memory=80 * GIB, room=40 * GIB, tensor_parallel=1) is None
