@@ -122,6 +122,9 @@ class RolloutSection(Section):
     turn has a prompt of its own that shows the last turns, and is a row of its own (EPO, GiGPO, SPEAR on ALFWorld)."""
     window: int = Field(2, ge=0)
     """Earlier turns that a prompt of the layout "turn" shows."""
+    max_lag: int = Field(0, ge=0)
+    """Steps that sampling may run ahead of training: no token is trained on that was sampled more than so many updates
+    of the weights before. 0 samples and trains in turns."""
 
 
 class EngineSection(Section):
@@ -205,6 +208,12 @@ class UpdateSection(Section):
     """Of the optimiser."""
     share_prefixes: bool = False
     """Compute once what the trajectories of a group begin with in common: same gradients, fewer tokens."""
+    importance: Literal["off", "token", "turn"] = "off"
+    """Correct for tokens that were sampled under other log-probabilities than the trainer's (another engine, older
+    weights): losses are multiplied by what the policy before the first update gives the token ("token"), or its whole
+    turn ("turn"), divided by what the engine gave it."""
+    importance_cap: float = Field(2.0, gt=0)
+    """Largest such factor."""
 
 
 class MeasureSection(Section):

@@ -28,7 +28,14 @@ class Batch:
     mask: Tensor
     """(B, T) float; 1 on tokens that the model generated and that are trained on."""
     old_logprobs: Tensor
-    """(B, T) log-probabilities under the policy that sampled them."""
+    """(B, T) log-probabilities under the policy that the ratios of losses start from: what the engine said, or what the
+    trainer's own weights say before the first update, where the learner is told to ask them."""
+    sampled_logprobs: Tensor
+    """(B, T) log-probabilities that the engine said when it sampled them."""
+    versions: Tensor
+    """(B, T) version of the weights that sampled them, -1 on tokens that were not generated."""
+    importance: Tensor
+    """(B, T) factors on every loss that correct for the difference between the two, 1 unless the learner sets them."""
     entropies: Tensor
     """(B, T) entropies in nats when they were sampled."""
     rewards: Tensor
@@ -122,23 +129,27 @@ def make_batch(
             rows.append(row)
             owners.append(number)
     mask = _pad([row.cut(row.trajectory.action_mask) for row in rows], torch.float32)
-    turns, states, nodes, token_rewards = (torch.full_like(mask, fill, dtype=torch.long) for fill in (-1, -1, -1, 0))
-    token_rewards = token_rewards.float()
+    turns, states, nodes, versions = (torch.full_like(mask, -1, dtype=torch.long) for _ in range(4))
+    token_rewards = torch.zeros_like(mask)
     observations: dict[tuple[int, str], int] = {}
     tokens = _Nodes([*trajectories, *relatives])
     for index, (row, owner) in enumerate(zip(rows, owners, strict=True)):
         for number, turn in row.turns:
             place = slice(max(turn.start, row.start) - row.start, turn.end - row.start)
             state = observations.setdefault((groups[owner], turn.observation), len(observations))
-            turns[index, place], states[index, place] = number, state
+            turns[index, place], states[index, place], versions[index, place] = number, state, turn.engine_version
         nodes[index, : row.end - row.start] = torch.tensor(row.cut(tokens.of(row.trajectory)), dtype=torch.long)
         _place_rewards(token_rewards[index], mask[index], row, rewards[owner])
     generated = mask.bool()
+    sampled = _pad([row.cut(row.trajectory.logprobs) for row in rows], torch.float32)
     return Batch(
         input_ids=_pad([row.cut(row.trajectory.token_ids) for row in rows], torch.long),
         lengths=torch.tensor([row.end - row.start for row in rows], dtype=torch.long),
         mask=mask,
-        old_logprobs=_pad([row.cut(row.trajectory.logprobs) for row in rows], torch.float32),
+        old_logprobs=sampled,
+        sampled_logprobs=sampled.clone(),
+        versions=torch.where(generated, versions.clamp(min=0), -1),
+        importance=torch.ones_like(mask),
         entropies=_pad([row.cut(row.trajectory.entropies) for row in rows], torch.float32),
         rewards=torch.tensor([_sum(rewards[owner]) for owner in owners], dtype=torch.float32),
         token_rewards=token_rewards,

@@ -20,7 +20,7 @@ _DUST = 1e-6
 _OVERFULL = 1.5
 """The released code replays when the buffer holds this many times its size."""
 
-_FILLS = {"turns": -1, "states": -1, "nodes": -1, "weights": 1}
+_FILLS = {"turns": -1, "states": -1, "nodes": -1, "versions": -1, "weights": 1, "importance": 1}
 """What stands in the padding of a batch; 0 in the fields that are not named."""
 
 _NUMBERINGS = ("groups", "trajectories", "states", "nodes")

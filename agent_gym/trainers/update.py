@@ -16,6 +16,7 @@ from agent_gym.errors import TrainingError
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trainers.algorithm import Algorithm, LossTerm, Progress
 from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.mismatch import mismatch_metrics
 from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.policy_loss import Aggregation, token_weights
 from agent_gym.trainers.scorer import TokenScorer
@@ -47,6 +48,10 @@ class UpdateSettings:
     """Share of the run in which the learning rate rises to its full height first."""
     share_prefixes: bool = False
     """Compute what the trajectories of a group begin with in common once, see `shared_prefix`."""
+    importance: Literal["off", "token", "turn"] = "off"
+    """Whose ratios the losses are multiplied by, see `mismatch.importance_ratios`."""
+    importance_cap: float = 2.0
+    """Largest such factor."""
 
 
 class Updater:
@@ -94,10 +99,12 @@ class Updater:
             seed: Of the order of rows.
             replay: Rows of earlier steps, trained on as `algorithm.replay.mode` says.
             log_ratios: (B, T) is written, where given: each token's log-probability when it was trained on, minus
-                that when it was sampled; rows that are left out stay as they are.
+                the batch's old one; rows that are left out stay as they are.
 
         Returns:
-            Means over the step's updates: loss, entropy, grad_norm, kl, clip fractions, and so on.
+            Means over the step's updates: loss, entropy, grad_norm, kl, clip fractions, and so on; and how far the
+            policy before the first update is from what sampled, as far as rows of that update were computed, see
+            `mismatch.mismatch_metrics`.
 
         Raises:
             TrainingError: A loss or gradient is not finite; the weights are as they were before that update.
@@ -105,6 +112,8 @@ class Updater:
         self._set_learning_rate(progress)
         updates = self._updates(len(batch))
         metrics: dict[str, list[float]] = defaultdict(list)
+        ratios = torch.zeros_like(batch.mask) if log_ratios is None else log_ratios
+        mismatch: dict[str, float] = {}
         parts = _cut(len(batch), updates, derive_seed(seed, progress.step))
         mixed = replay is not None and algorithm.replay is not None and algorithm.replay.mode == "summed"
         replayed = []
@@ -113,16 +122,19 @@ class Updater:
             count = updates if mixed else self._updates(len(replay))
             replayed = _cut(len(replay), count, derive_seed(seed, progress.step, "replay"))
         for number, rows in enumerate(parts):
-            streams = [self._stream(batch, rows, algorithm.losses, algorithm, "", log_ratios)]
+            streams = [self._stream(batch, rows, algorithm.losses, algorithm, "", ratios)]
+            computed = rows[streams[0].useful]
             if replay is not None and mixed and number < len(replayed):
                 streams.append(self._stream(replay, replayed[number], algorithm.replay_losses, algorithm, "replay_"))
             self._note(metrics, self._update(streams, progress))
+            if number == 0:
+                mismatch = _mismatch(batch.select(computed), ratios[computed])
         if replay is not None and not mixed:
             for rows in replayed:
                 stream = self._stream(replay, rows, algorithm.replay_losses, algorithm, "replay_")
                 self._note(metrics, self._update([stream], progress))
         metrics["updates"] = [float(len(metrics.get("grad_norm", ())))]
-        return {name: math.fsum(values) / len(values) for name, values in metrics.items()}
+        return {name: math.fsum(values) / len(values) for name, values in metrics.items()} | mismatch
 
     def _updates(self, rows: int) -> int:
         size = self.settings.mini_batch_rows
@@ -216,17 +228,17 @@ class Updater:
         gradient = any(term.needs_entropy_gradient for term in stream.losses)
         logprobs, entropy = self.scorer(part.input_ids, part.mask, gradient, part.groups, part.lengths)
         loss = logprobs.new_zeros(())
+        factors = part.weights * part.importance
         metrics: dict[str, Tensor] = {}
         for term, mode in zip(stream.losses, stream.modes, strict=True):
             weights = stream.weights[mode][rows, : part.mask.shape[1]].to(device)
-            values = torch.where(part.mask.bool(), term(part, logprobs, entropy, progress) * part.weights, 0.0)
+            values = torch.where(part.mask.bool(), term(part, logprobs, entropy, progress) * factors, 0.0)
             loss = loss + (values * weights).sum()
             with torch.no_grad():
                 metrics.update(term.metrics(part, logprobs, entropy))
         with torch.no_grad():
             count = part.mask.sum().clamp(min=1)
             metrics["entropy"] = entropy.detach().sum() / count
-            metrics["sample_mismatch"] = ((logprobs - part.old_logprobs).abs() * part.mask).sum() / count
             if stream.noted is not None:
                 ratios, origins = stream.noted
                 ratios[origins[rows], : part.mask.shape[1]] = ((logprobs - part.old_logprobs) * part.mask).cpu()
@@ -275,6 +287,17 @@ class _Stream:
     """Of the metrics' names."""
     noted: tuple[Tensor, Tensor] | None
     """Where log-ratios are written, (B, T) of the step's batch, and which rows of it these are."""
+
+
+def _mismatch(batch: Batch, log_ratios: Tensor) -> dict[str, float]:
+    """Return how far the policy that an update began with is from what sampled its rows.
+
+    Args:
+        batch: The rows, B of them.
+        log_ratios: (B, any) each token's log-probability in the update minus its old one.
+    """
+    proximal = batch.old_logprobs + log_ratios[:, : batch.mask.shape[1]]
+    return mismatch_metrics(proximal, batch.sampled_logprobs, batch.mask)
 
 
 def _cut(count: int, parts: int, seed: int) -> list[Tensor]:

@@ -280,8 +280,8 @@ def test_metrics_are_means_over_the_tokens() -> None:
     count = rows.mask.sum()
     assert metrics["entropy"] == pytest.approx(float(entropy.sum() / count), rel=1e-4)
     assert metrics["kl"] == pytest.approx(float((rows.old_logprobs - logprobs).sum() / count), rel=1e-3)
-    mismatch = ((rows.old_logprobs - logprobs).abs() * rows.mask).sum() / count
-    assert metrics["sample_mismatch"] == pytest.approx(float(mismatch), rel=1e-3)
+    mismatch = ((rows.sampled_logprobs - logprobs).abs() * rows.mask).sum() / count
+    assert metrics["mismatch_mean"] == pytest.approx(float(mismatch), rel=1e-3)
     assert metrics["grad_norm"] > 0 and 0 <= metrics["clip_fraction"] <= 1
 
 
