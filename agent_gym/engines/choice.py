@@ -1,5 +1,6 @@
 """Which engine a configuration means. Nothing of an engine is imported before it is chosen."""
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from agent_gym.engines.base import Engine
@@ -50,7 +51,8 @@ def _twin(model: Any, dtype: str) -> "PreTrainedModel":
     device = next(model.parameters()).device
     # What is drawn here must not move the numbers that training draws.
     with torch.random.fork_rng(devices=[]):
-        twin = AutoModelForCausalLM.from_config(model.config, dtype=chosen)
-    twin.generation_config = model.generation_config
+        # Its own configuration: which attention runs is written there, and the two models run at the same time.
+        twin = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=chosen)
+    twin.generation_config = copy.deepcopy(model.generation_config)
     twin.requires_grad_(False)
     return twin.to(device).eval()
