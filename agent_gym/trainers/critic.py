@@ -21,7 +21,7 @@ class ValueModel(nn.Module):
     """A backbone with a linear head that is 0 at first: nothing is expected until something was learnt.
 
     Args:
-        model: A causal model; its backbone is copied.
+        model: A causal model; its backbone is copied. What is frozen in it (all but the adapters of LoRA) is shared.
 
     Raises:
         TrainingError: The model does not tell its backbone from its output layer.
@@ -33,7 +33,8 @@ class ValueModel(nn.Module):
             raise TrainingError(
                 f"{type(model).__name__} has no backbone that a critic could copy: choose an algorithm without critic."
             )
-        self.backbone = copy.deepcopy(model.base_model)
+        frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+        self.backbone = copy.deepcopy(model.base_model, dict(frozen))
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -76,7 +77,8 @@ class Critic:
         self.accelerator = accelerator or Accelerator()
         self.micro_batch_tokens = micro_batch_tokens
         value_model = ValueModel(model)
-        optimizer = torch.optim.AdamW(value_model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+        trained = [parameter for parameter in value_model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
         self.model, self.optimizer = self.accelerator.prepare(value_model, optimizer)
 
     @torch.no_grad()
@@ -117,13 +119,15 @@ class Critic:
         return means | {"value_explained": _explained(batch)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights and the optimiser's state."""
+        """Return the weights that are trained and the optimiser's state."""
         model = self.accelerator.unwrap_model(self.model)
-        return {"model": model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        weights = {name: value for name, value in model.state_dict().items() if name not in frozen}
+        return {"model": weights, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _update(self, batch: Batch, rows: Tensor) -> dict[str, float]:

@@ -95,10 +95,13 @@ class MuonAndAdamW(torch.optim.Optimizer):
         betas: tuple[float, float],
         weight_decay: float,
     ) -> None:
-        self._parts = (
-            BatchedMuon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay),
-        )
+        # Of LoRA's adapters all are matrices, and a part without parameters cannot be made.
+        parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            parts.append(BatchedMuon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay))
+        self._parts = tuple(parts)
         super().__init__([*matrices, *others], {"lr": lr})
         # One list of groups, so that schedules and accelerate see all of them.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
@@ -124,6 +127,55 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
 
+class MasterWeights(torch.optim.Optimizer):
+    """Another optimiser in float32 for weights of 16 bits: what it adds up is copied to them after each step.
+
+    A weight in bfloat16 has 8 significant bits, and an update of less than 1/512 of it is rounded away. At the learning
+    rates of fine-tuning that is nearly every update of AdamW.
+
+    Args:
+        parameters: What the model computes with.
+        masters: For each its copy in float32; itself where it is float32 already.
+        inner: The optimiser of the copies.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], masters: Sequence[nn.Parameter], inner: torch.optim.Optimizer
+    ) -> None:
+        self._copied = [(one, other) for one, other in zip(parameters, masters, strict=True) if one is not other]
+        self._inner = inner
+        super().__init__(parameters, dict(inner.defaults))
+        self.param_groups = inner.param_groups
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make one step of the copies, and round them."""
+        for parameter, master in self._copied:
+            master.grad = None if parameter.grad is None else parameter.grad.to(master.dtype)
+        self._inner.step()
+        for parameter, master in self._copied:
+            master.grad = None
+            parameter.copy_(master)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the weights."""
+        self._inner.zero_grad(set_to_none)
+        for parameter, _ in self._copied:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the copies and the state of their optimiser."""
+        return {"masters": [master.detach() for _, master in self._copied], "inner": self._inner.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        for (_, master), saved in zip(self._copied, state_dict["masters"], strict=True):
+            master.copy_(saved)
+        self._inner.load_state_dict(state_dict["inner"])
+        self.param_groups = self._inner.param_groups
+
+
 def make_optimizer(
     name: Name,
     model: nn.Module,
@@ -132,20 +184,31 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Return an optimiser over the trainable parameters of a model.
+    """Return an optimiser over the trainable parameters of a model; those of 16 bits get a copy in float32.
 
     Raises:
         UnknownIdError: Neither "adamw" nor "muon".
     """
+    if name not in get_args(Name):
+        raise UnknownIdError.of("optimizer", name, get_args(Name))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    masters = [_in_float32(parameter) for parameter in parameters]
+    inner: torch.optim.Optimizer
     if name == "muon":
         outer = _embeddings(model)
-        matrices = [parameter for parameter in parameters if parameter.dim() == 2 and id(parameter) not in outer]
-        others = [parameter for parameter in parameters if parameter.dim() != 2 or id(parameter) in outer]
-        return MuonAndAdamW(matrices, others, lr=learning_rate, betas=betas, weight_decay=weight_decay)
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
-    raise UnknownIdError.of("optimizer", name, get_args(Name))
+        inside = [parameter.dim() == 2 and id(parameter) not in outer for parameter in parameters]
+        matrices = [master for master, matrix in zip(masters, inside, strict=True) if matrix]
+        others = [master for master, matrix in zip(masters, inside, strict=True) if not matrix]
+        inner = MuonAndAdamW(matrices, others, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+    else:
+        inner = torch.optim.AdamW(masters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+    copied = any(one is not other for one, other in zip(parameters, masters, strict=True))
+    return MasterWeights(parameters, masters, inner) if copied else inner
+
+
+def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
+    """Return a copy of a parameter of 16 bits; one of more bits itself."""
+    return nn.Parameter(parameter.detach().float()) if parameter.dtype.itemsize < 4 else parameter
 
 
 def _embeddings(model: nn.Module) -> set[int]:

@@ -7,9 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from agent_gym.config import TrainConfig
+from agent_gym.engines.adapters import BASE_FOLDER, add_adapters, has_adapters, name_base, named_base
 from agent_gym.engines.loading import load_model
 from agent_gym.engines.scripted import END, ByteTokenizer
 from agent_gym.engines.tiny import TinySize, make_model, train_tokenizer
@@ -21,8 +24,10 @@ from agent_gym.rollout.episode import episode_settings
 from agent_gym.rollout.player import Moves, act_at_random, play
 from agent_gym.rollout.player import Policy as TextPolicy
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.store.atomic import new_folder
 from agent_gym.store.run import RunFolder
 from agent_gym.trainers.warmstart import Demonstrator, demonstration_env, demonstration_settings
+from agent_gym.trainers.weights import named_weights
 from agent_gym.trajectory import Trajectory
 
 _CORPUS_EPISODES = 300
@@ -54,16 +59,54 @@ def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> tuple[Pr
         EngineError: The model cannot be loaded.
         ConfigError: The tiny model cannot have this shape.
     """
-    if checkpoint is not None:
-        return load_model(str(checkpoint))
-    if config.model.path != "tiny":
-        return load_model(config.model.path)
+    section = config.model
+    path = str(checkpoint) if checkpoint is not None else section.path
+    if path == "tiny":
+        model, tokenizer = _make_tiny(config)
+    else:
+        model, tokenizer = load_model(path, dtype=section.dtype, attention=section.attention, trainable=True)
+    if section.lora is not None and not has_adapters(model):
+        base = None if path == "tiny" else path
+        add_adapters(model, section.lora, base=base, seed=derive_seed(config.seed, "lora"))
+    elif section.lora is None and has_adapters(model):
+        raise ConfigError(
+            f"{path} holds an adapter: train it on with model.lora, or merge it into its model first (agent-gym merge)."
+        )
+    if section.gradient_checkpointing:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return model, tokenizer
+
+
+def _make_tiny(config: TrainConfig) -> tuple[PreTrainedModel, Any]:
+    """Return the small model that is made on the spot."""
     section = config.model
     if section.hidden % (2 * section.heads):
         raise ConfigError(f"model.hidden must be a multiple of twice model.heads, not {section.hidden}.")
     tokenizer = train_tokenizer(corpus(config), vocabulary=section.vocabulary)
     size = TinySize(section.hidden, section.layers, section.heads, section.feed_forward, section.context)
-    return make_model(tokenizer, size, seed=derive_seed(config.seed, "model")), tokenizer
+    model: PreTrainedModel = make_model(tokenizer, size, seed=derive_seed(config.seed, "model"))
+    if section.attention != "auto":
+        model.set_attn_implementation(section.attention)
+    return (model.to(torch.bfloat16) if section.dtype == "bfloat16" else model), tokenizer
+
+
+def keep_base(policy: Policy, run: RunFolder) -> None:
+    """Write the base of a policy's adapters into the run, where it lies nowhere else; checkpoints hold adapters alone.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    if not has_adapters(policy.model) or named_base(policy.model) is not None:
+        return
+    path = run.path / BASE_FOLDER
+    with new_folder(path) as folder:
+        policy.model.config.save_pretrained(folder)
+        policy.model.generation_config.save_pretrained(folder)
+        policy.tokenizer.save_pretrained(folder)
+        weights = {name: value.contiguous() for name, value in named_weights(policy.model, merged=False)}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    name_base(policy.model, str(path))
 
 
 def corpus(config: TrainConfig) -> list[str]:

@@ -99,3 +99,61 @@ def test_frozen_parameters_are_left_alone_and_the_others_move(name: Any) -> None
 def test_an_unknown_optimizer_is_named() -> None:
     with pytest.raises(UnknownIdError, match="did you mean 'adamw'"):
         make_optimizer("adam", small_llama(), learning_rate=1.0)  # type: ignore[arg-type]
+
+
+# -- weights of 16 bits ------------------------------------------------------------------------------------------------
+
+
+def moved(model: Any, before: dict[str, torch.Tensor]) -> float:
+    """Return the share of the weights that are not what they were."""
+    changed = sum(int((value != before[name]).sum()) for name, value in model.named_parameters())
+    return changed / sum(value.numel() for value in before.values())
+
+
+def test_updates_too_small_for_bfloat16_add_up_in_float32() -> None:
+    model = small_llama().bfloat16()
+    plain = copy.deepcopy(model)
+    exact = copy.deepcopy(model).float()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizers = (
+        make_optimizer("adamw", model, learning_rate=1e-5),
+        torch.optim.AdamW(plain.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0),
+        make_optimizer("adamw", exact, learning_rate=1e-5),
+    )
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(parameter.shape, generator=generator) for parameter in exact.parameters()]
+    for _ in range(60):
+        for one, optimizer in zip((model, plain, exact), optimizers, strict=True):
+            for parameter, gradient in zip(one.parameters(), gradients, strict=True):
+                parameter.grad = gradient.to(parameter.dtype)
+            optimizer.step()
+    assert moved(plain, before) < 0.1 < 0.4 < moved(model, before)
+    for mine, right in zip(model.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(mine.float(), right, atol=1e-5, rtol=2**-8)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_resumed_optimizer_of_bfloat16_goes_on_bit_for_bit(name: Any) -> None:
+    model = small_llama().bfloat16()
+    optimizer = make_optimizer(name, model, learning_rate=1e-4)
+    train(model, optimizer, range(3))
+    twin, state = copy.deepcopy(model), copy.deepcopy(optimizer.state_dict())
+    train(model, optimizer, range(3, 6))
+    resumed = make_optimizer(name, twin, learning_rate=1e-4)
+    resumed.load_state_dict(state)
+    train(twin, resumed, range(3, 6))
+    for one, two in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_learning_rate_of_bfloat16_is_set_through_param_groups() -> None:
+    model = small_llama().bfloat16()
+    optimizer = make_optimizer("adamw", model, learning_rate=1e-2)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    train(model, optimizer, range(1))
+    assert moved(model, before) == 0
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())

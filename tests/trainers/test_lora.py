@@ -1,0 +1,212 @@
+"""LoRA: adapters alone are trained, kept and loaded; engine, trainer and merged model agree."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import TEXTS, run, small_gpt2, small_llama, trajectory
+
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import build
+from agent_gym.engines.adapters import (
+    CONFIG,
+    StartingAdapter,
+    adapter_config,
+    adapter_parameters,
+    adapter_weights,
+    add_adapters,
+    write_adapter,
+)
+from agent_gym.engines.base import Sampling
+from agent_gym.engines.loading import load_model
+from agent_gym.engines.runners import SlotRunner
+from agent_gym.engines.tiny import train_tokenizer
+from agent_gym.engines.transformers import TransformersEngine
+from agent_gym.errors import ConfigError, EngineError
+from agent_gym.sections import LoraSection
+from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.critic import ValueModel
+from agent_gym.trainers.optimizers import make_optimizer
+from agent_gym.trainers.policy import make_policy
+from agent_gym.trainers.reference import Reference
+from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.warmstart import CloneSettings, clone
+
+
+def adapted(*, moved: bool = True, base: str | None = None, **values: Any) -> Any:
+    """Return a small model with adapters, which do something where they are `moved`."""
+    model = small_llama()
+    add_adapters(model, LoraSection(rank=4, **values), base=base, seed=3)
+    if moved:
+        move(model)
+    return model.eval()
+
+
+def move(model: Any, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapter_parameters(model).values():
+        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
+
+
+def some_batch() -> Batch:
+    rows = [trajectory(5, 4, seed=seed) for seed in range(3)]
+    return make_batch(rows, [0.0] * 3, [0, 0, 0])
+
+
+IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+
+
+def test_new_adapters_change_nothing_and_follow_from_the_seed() -> None:
+    one, two = adapted(moved=False), adapted(moved=False)
+    assert torch.equal(one(input_ids=IDS).logits, small_llama().eval()(input_ids=IDS).logits)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(adapter_weights(one), adapter_weights(two), strict=True))
+    assert any(value.abs().max() > 0 for _, value in adapter_weights(one))
+
+
+def test_the_optimiser_holds_the_adapters_alone() -> None:
+    model = adapted()
+    expected = {id(parameter) for parameter in adapter_parameters(model).values()}
+    for name in ("adamw", "muon"):
+        optimizer = make_optimizer(name, model, learning_rate=1e-3)  # type: ignore[arg-type]
+        assert {id(p) for group in optimizer.param_groups for p in group["params"]} == expected
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_cloning_trains_the_adapters_and_leaves_the_base(optimizer: Any) -> None:
+    model = adapted(moved=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows, losses = [trajectory(5, 6, seed=seed) for seed in range(4)], []
+    settings = CloneSettings(epochs=30, optimizer=optimizer, learning_rate=2e-2, warmup_steps=1)
+    clone(model, rows, settings, seed=0, on_step=lambda step, total, loss: losses.append(loss))
+    assert losses[-1] < losses[0] - 0.5
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set(adapter_parameters(model))
+
+
+def test_the_packed_engine_samples_from_the_adapted_model() -> None:
+    model = adapted()
+    engine = TransformersEngine(model, max_batch=4, packed=True, stop_token_ids=[])
+    assert isinstance(engine._runner, SlotRunner)
+    completion = run(engine.generate([3, 1, 4, 1, 5], Sampling(max_tokens=6)))
+    ids = torch.tensor([[3, 1, 4, 1, 5, *completion.token_ids]])
+    mask = torch.tensor([[0.0] * 5 + [1.0] * 6])
+    scored = TokenScorer(model)(ids, mask)[0][0, 5:]
+    torch.testing.assert_close(scored, torch.tensor(completion.logprobs), atol=1e-5, rtol=1e-5)
+    bare = TokenScorer(small_llama())(ids, mask)[0][0, 5:]
+    assert (bare - scored).abs().max() > 1e-2
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small model."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = train_tokenizer(TEXTS, vocabulary=300)
+    small_llama(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tuned(base: Path, **model: Any) -> TrainConfig:
+    return build(TrainConfig, {"model": {"path": str(base), "lora": {"rank": 4}, **model}})
+
+
+def saved(model: Any, tokenizer: Any, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    write_adapter(folder, adapter_weights(model), adapter_config(model))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_checkpoint_is_an_adapter_that_loads_with_its_base(base: Path, tmp_path: Path) -> None:
+    model, tokenizer = make_policy(tuned(base))
+    move(model)
+    folder = saved(model, tokenizer, tmp_path / "step-1")
+    assert (folder / CONFIG).is_file() and not list(folder.glob("model*.safetensors"))
+    loaded, _ = load_model(str(folder))
+    assert torch.equal(loaded(input_ids=IDS).logits, model.eval()(input_ids=IDS).logits)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    resumed, _ = make_policy(tuned(base), folder)
+    assert {n for n, p in resumed.named_parameters() if p.requires_grad} == set(adapter_parameters(resumed))
+
+
+def test_peft_itself_loads_what_is_written(base: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    model, tokenizer = make_policy(tuned(base))
+    move(model)
+    folder = saved(model, tokenizer, tmp_path / "step-1")
+    theirs = PeftModel.from_pretrained(load_model(str(base))[0], str(folder)).eval()
+    assert torch.equal(theirs(input_ids=IDS).logits, model.eval()(input_ids=IDS).logits)
+
+
+def test_what_save_pretrained_writes_is_the_same_adapter(base: Path, tmp_path: Path) -> None:
+    model, tokenizer = make_policy(tuned(base))
+    move(model)
+    model.save_pretrained(tmp_path / "theirs")
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    loaded, _ = load_model(str(tmp_path / "theirs"))
+    assert torch.equal(loaded(input_ids=IDS).logits, model.eval()(input_ids=IDS).logits)
+
+
+def test_an_adapter_is_not_trained_as_if_it_were_a_model(base: Path, tmp_path: Path) -> None:
+    folder = saved(*make_policy(tuned(base)), tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="agent-gym merge"):
+        make_policy(build(TrainConfig, {"model": {"path": str(folder)}}))
+
+
+def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = saved(*make_policy(tuned(base)), tmp_path / "adapter")
+    other = tmp_path / "other"
+    small_llama(300, layers=1).save_pretrained(other)
+    text = (folder / CONFIG).read_text().replace(str(base), str(other))
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(EngineError, match="does not fit"):
+        load_model(str(folder))
+
+
+def test_layers_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(EngineError, match="target_modules"):
+        adapted(target_modules=["no_such_layer"])
+
+
+def test_adapters_are_float32_in_a_model_of_bfloat16(base: Path) -> None:
+    model, _ = make_policy(tuned(base, dtype="bfloat16"))
+    types = {".lora_" in name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert types == {True: torch.float32, False: torch.bfloat16}
+    assert model(input_ids=IDS).logits.dtype == torch.bfloat16
+
+
+def test_the_reference_is_the_model_as_it_began_and_leaves_it_as_it_is(tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    model, batch = adapted(moved=False), some_batch()
+    write_adapter(tmp_path, adapter_weights(model), adapter_config(model))
+    settings: Any = {"temperature": 1.0, "micro_batch_tokens": 64, "accelerator": Accelerator()}
+    expected = Reference(small_llama(), **settings).logprobs(batch)
+    move(model)
+    present = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    reference = Reference(StartingAdapter(model, tmp_path), **settings)
+    assert torch.equal(reference.logprobs(batch), expected)
+    assert all(torch.equal(value, present[name]) for name, value in model.state_dict().items())
+    assert model.training and all(p.requires_grad for p in adapter_parameters(model).values())
+    assert reference.model is model
+
+
+def test_a_critic_shares_what_is_frozen_and_trains_adapters_of_its_own() -> None:
+    model = adapted()
+    value = ValueModel(model)
+    own, theirs = dict(value.backbone.named_parameters()), dict(model.base_model.named_parameters())
+    for name, parameter in own.items():
+        assert (parameter is theirs[name]) is (".lora_" not in name)
+    ids, mask = IDS, torch.tensor([[0.0] * 4 + [1.0] * 4])
+    torch.nn.init.ones_(value.head.weight)
+    value(ids, mask).sum().backward()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_model_that_stores_its_weights_transposed_can_be_adapted() -> None:
+    model = small_gpt2(dropout=0.0)
+    add_adapters(model, LoraSection(rank=2), base=None, seed=0)
+    assert adapter_parameters(model)
