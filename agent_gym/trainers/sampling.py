@@ -5,8 +5,9 @@ Everything random follows from the run's seed and the step's number, so that a s
 
 import asyncio
 import random
-from collections.abc import Callable
-from typing import Self
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from agent_gym.config import TrainConfig
 from agent_gym.engines.base import Engine
@@ -16,27 +17,46 @@ from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.collect import Collector, Job
 from agent_gym.rollout.episode import episode_settings
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.rollout.sharing import Share
 from agent_gym.trainers.algorithm import RolloutStrategy
+from agent_gym.trainers.mismatch import lag_metrics
 from agent_gym.trajectory import Group, Trajectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 class Sampler:
-    """Plays the episodes that training learns from, and those that measure it.
+    """Plays the episodes that training learns from, and those that measure it; runs the engine that they come from.
 
     Args:
         config: Of the run.
-        engine: Where the actions come from.
+        engine: Where the actions come from. The sampler closes it.
         chat: How observations become tokens.
         rollout: Which episodes are played for a step, and where they branch.
+        share: What this process plays, where several play together.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine, chat: Chat, rollout: RolloutStrategy) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        engine: Engine,
+        chat: Chat,
+        rollout: RolloutStrategy,
+        share: Share | None = None,
+    ) -> None:
         self.config = config
         self.engine = engine
         self.chat = chat
         self.rollout = rollout
+        self.share = share
         self._env: TextEnv | None = None
         self._training: Collector | None = None
+        self._runner: asyncio.Runner | None = None
+        self._metrics: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -45,12 +65,27 @@ class Sampler:
         self.close()
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments and the engine. A sampler that is used again after that opens new ones."""
+        try:
+            if self._runner is not None:
+                self._runner.run(self.engine.aclose())
+                self._runner.close()
+        finally:
+            self._runner = None
+            self._close_environments()
+
+    def _close_environments(self) -> None:
         if self._env is not None:
             self._env.close()
         if self._training is not None:
             self._training.close()
         self._env = self._training = None
+
+    def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run something with the engine, in the event loop that its connections belong to, and return its result."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine)
 
     @property
     def split(self) -> str:
@@ -58,17 +93,54 @@ class Sampler:
         return self._tasks_env().split
 
     def groups(self, step: int) -> list[Group]:
-        """Play the groups that training learns from after `step` steps."""
+        """Return the groups that training learns from after `step` steps.
+
+        Raises:
+            AgentGymError: They cannot be played.
+        """
+        started = time.perf_counter()
+        groups = self.call(self._collect(step))
+        self._seconds = {"rollout": time.perf_counter() - started}
+        self._metrics = {**self.rollout.metrics(), **lag_metrics(groups, self.engine.version)}
+        return groups
+
+    def updated(self, weights: "Iterable[tuple[str, Tensor]] | None", step: int) -> None:
+        """Sample with new weights from now on; their version is the number of steps that they have seen.
+
+        Args:
+            weights: Names and full tensors, see `Engine.sync`; None where the engine works on the trainer's model.
+            step: Steps done.
+
+        Raises:
+            EngineError: The engine cannot take them.
+        """
+        started = time.perf_counter()
+        self.call(self._take_weights(weights, step))
+        self._seconds["sync"] = time.perf_counter() - started
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return what there is to log of the groups last returned: of the strategy, and how old their weights were."""
+        return self._metrics
+
+    def seconds(self) -> Mapping[str, float]:
+        """Return how long things took: "rollout" (playing the groups last returned), "sync" (handing out weights)."""
+        return self._seconds
+
+    async def _collect(self, step: int) -> list[Group]:
         if self._training is None:
-            self._training = self._collector(None, self.config.rollout.temperature)
-        coroutine = self.rollout.collect(
+            self._training = self._collector(None, self.config.rollout.temperature, self.share)
+        return await self.rollout.collect(
             self._training,
             [task.id for task in self._draw_tasks(step)],
             seed=derive_seed(self.config.seed, "rollout", step),
             prefix=f"train/{step + 1}/",
             on_episode=None,
         )
-        return asyncio.run(coroutine)
+
+    async def _take_weights(self, weights: "Iterable[tuple[str, Tensor]] | None", step: int) -> None:
+        await self.engine.sync(weights)
+        # A run that was resumed counts on from where it was.
+        self.engine.version = step
 
     def measure(
         self,
@@ -90,7 +162,7 @@ class Sampler:
         """
         section = self.config.measure
         seed = derive_seed(self.config.seed, "measure")
-        collector = self._collector(section.split, section.temperature)
+        collector = self._collector(section.split, section.temperature, self.share)
         try:
             tasks = collector.probe.tasks(collector.probe.split)
             jobs = [
@@ -98,7 +170,7 @@ class Sampler:
                 for index in range(min(count, len(tasks)))
             ]
             begun(len(jobs))
-            return asyncio.run(collector.play(jobs, heard))
+            return self.call(collector.play(jobs, heard))
         finally:
             collector.close()
 
@@ -113,7 +185,7 @@ class Sampler:
             self._env = self._make_env(None)
         return self._env
 
-    def _collector(self, split: str | None, temperature: float) -> Collector:
+    def _collector(self, split: str | None, temperature: float, share: Share | None) -> Collector:
         return Collector(
             lambda: self._make_env(split),
             self.engine,
@@ -121,6 +193,7 @@ class Sampler:
             episode_settings(self.config.rollout, temperature),
             concurrency=self.config.rollout.concurrency,
             env_id=self.config.env.id,
+            share=share,
         )
 
     def _make_env(self, split: str | None) -> TextEnv:
