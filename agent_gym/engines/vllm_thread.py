@@ -1,0 +1,200 @@
+"""The thread that vLLM runs in: requests join while others are in flight, and whoever asks waits without blocking.
+
+All that is done to vLLM is done here, in the order in which it is asked for; event loops come and go, and the thread
+serves them all.
+"""
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent_gym.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Request:
+    """A request to vLLM and who waits for it."""
+
+    prompt_ids: list[int]
+    parameters: Any
+    """vLLM's `SamplingParams`."""
+    version: int = 0
+    """Of the weights that it runs under, from its first token to its last; known once it runs."""
+    future: "Future[Any]" = field(default_factory=Future)
+    """Of vLLM's `RequestOutput`."""
+
+
+@dataclass(eq=False)
+class _Call:
+    """Something to do while no request is in flight."""
+
+    function: Callable[[Any], Any]
+    last: bool = False
+    """Whether the thread ends with it."""
+    future: "Future[Any]" = field(default_factory=Future)
+
+
+class VllmThread:
+    """Steps vLLM for as long as there are requests.
+
+    Args:
+        make: Makes the engine, in this thread; whatever it raises is raised here.
+        version: Returns the version of the weights.
+    """
+
+    def __init__(self, make: Callable[[], Any], version: Callable[[], int]) -> None:
+        self._make = make
+        self._version = version
+        self._inbox: queue.SimpleQueue[Request | _Call] = queue.SimpleQueue()
+        self._waiting: deque[Request | _Call] = deque()
+        self._running: dict[str, Request] = {}
+        self._count = 0
+        self._broken = ""
+        self._engine: Any = None
+        made: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(made,), name="vllm", daemon=True)
+        self._thread.start()
+        made.result()
+
+    def ask(self, request: Request) -> "Future[Any]":
+        """Let vLLM answer a request; cancelling the future takes it out of vLLM."""
+        return self._put(request)
+
+    def call(self, function: Callable[[Any], Any]) -> "Future[Any]":
+        """Call a function with the engine once all requests before it have ended; those after it wait for it."""
+        return self._put(_Call(function))
+
+    def end(self, function: Callable[[Any], Any]) -> "Future[Any]":
+        """Call a function as `call` does, and take no more requests."""
+        return self._put(_Call(function, last=True))
+
+    def _put(self, item: "Request | _Call") -> "Future[Any]":
+        if self._thread.is_alive():
+            self._inbox.put(item)
+        else:
+            item.future.set_exception(EngineError("vLLM was closed: make the engine anew."))
+        return item.future
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _run(self, made: "Future[None]") -> None:
+        try:
+            self._engine = self._make()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the thread was started
+            made.set_exception(error)
+            return
+        made.set_result(None)
+        going_on = True
+        while going_on:
+            self._receive()
+            self._abort_abandoned()
+            going_on = self._begin()
+            if self._running:
+                self._advance()
+        self._engine = None
+        self._refuse_all()
+
+    def _receive(self) -> None:
+        """Take what was asked for meanwhile; wait for it where there is nothing else to do."""
+        if not self._running and not self._waiting:
+            self._waiting.append(self._inbox.get())
+        while not self._inbox.empty():
+            self._waiting.append(self._inbox.get())
+
+    def _abort_abandoned(self) -> None:
+        abandoned = [number for number, request in self._running.items() if request.future.cancelled()]
+        if abandoned:
+            self._engine.abort_request(abandoned, internal=True)
+        for number in abandoned:
+            del self._running[number]
+
+    def _begin(self) -> bool:
+        """Begin what waits, up to a call that must wait itself; return whether the thread goes on."""
+        while self._waiting:
+            item = self._waiting[0]
+            if isinstance(item, _Call) and self._running:
+                return True
+            self._waiting.popleft()
+            if not item.future.cancelled():
+                self._call(item) if isinstance(item, _Call) else self._add(item)
+            if isinstance(item, _Call) and item.last:
+                return False
+        return True
+
+    def _call(self, call: _Call) -> None:
+        if not call.future.set_running_or_notify_cancel():
+            return
+        try:
+            call.future.set_result(call.function(self._engine))
+        except Exception as error:  # noqa: BLE001 - it is raised where the call was made
+            call.future.set_exception(error)
+
+    def _add(self, request: Request) -> None:
+        self._count += 1
+        request.version = self._version()
+        try:
+            if self._broken:
+                raise RuntimeError(self._broken)
+            prompt = {"type": "token", "prompt_token_ids": request.prompt_ids}
+            number = self._engine.add_request(str(self._count), prompt, request.parameters)
+        except Exception as error:  # noqa: BLE001 - vLLM's checks of a request raise all kinds
+            _fail(request, f"vLLM refuses the request: {_words(error)}", error)
+            return
+        # Before 0.24 it returns nothing, and knows the request by the name that it was given.
+        self._running[number or str(self._count)] = request
+
+    def _advance(self) -> None:
+        try:
+            outputs = self._engine.step()
+        except Exception as error:
+            logger.exception("vLLM failed; %d requests end with it.", len(self._running))
+            self._drop_all(error)
+            return
+        for output in outputs:
+            if output.finished:
+                request = self._by_output(output)
+                if request is not None and request.future.set_running_or_notify_cancel():
+                    request.future.set_result(output)
+
+    def _by_output(self, output: Any) -> Request | None:
+        """Return the request of an output, which names it by the name that we gave or by vLLM's own."""
+        name = output.request_id
+        if name not in self._running:
+            name = next((each for each in self._running if each.startswith(f"{name}-")), name)
+        return self._running.pop(name, None)
+
+    def _drop_all(self, error: Exception) -> None:
+        requests, names = list(self._running.values()), list(self._running)
+        self._running.clear()
+        try:
+            self._engine.abort_request(names, internal=True)
+        except Exception as second:  # noqa: BLE001 - it is reported with every request from now on
+            self._broken = f"it broke before: {_words(second)}"
+        for request in requests:
+            _fail(request, f"vLLM failed: {_words(error)}", error)
+
+    def _refuse_all(self) -> None:
+        """Tell those who asked after the end."""
+        while self._waiting or not self._inbox.empty():
+            item = self._waiting.popleft() if self._waiting else self._inbox.get()
+            if item.future.set_running_or_notify_cancel():
+                item.future.set_exception(EngineError("vLLM was closed: make the engine anew."))
+
+
+def _fail(request: Request, sentence: str, cause: Exception) -> None:
+    if request.future.set_running_or_notify_cancel():
+        failure = EngineError(f"{sentence.rstrip('.')}.")
+        failure.__cause__ = cause
+        request.future.set_exception(failure)
+
+
+def _words(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
