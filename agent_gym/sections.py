@@ -125,6 +125,20 @@ class RolloutSection(Section):
     max_lag: int = Field(0, ge=0)
     """Steps that sampling may run ahead of training: no token is trained on that was sampled more than so many updates
     of the weights before. 0 samples and trains in turns."""
+    workers: Literal["local", "ray"] = "local"
+    """Where environments live: "local" in this process (or in processes of their own, as their class says), "ray" in
+    actors of Ray, on this machine or on a cluster. The episodes are the same."""
+    ray_address: str | None = None
+    """A cluster of Ray: "auto", "host:6379" or "ray://host:10001". By default what RAY_ADDRESS says, else a Ray of the
+    run's own on this machine, which ends with it."""
+    ray_actors: int | None = Field(None, ge=1)
+    """Processes that hold environments; by default as many as the cluster has room for."""
+    ray_cpus: float = Field(1.0, gt=0)
+    """CPUs that are set aside for each of them."""
+    ray_environments: int | None = Field(None, ge=1)
+    """Environments that one of them holds at most; by default the episodes in flight are spread evenly."""
+    ray_timeout: float = Field(120.0, gt=0)
+    """Seconds that a call may take before the actor is ended and its episodes are played again elsewhere."""
 
 
 class EngineSection(Section):
@@ -164,6 +178,13 @@ class EngineSection(Section):
     """GPUs that share each layer of vLLM in the trainer's process."""
     sleep: bool = True
     """Give vLLM's memory in the trainer's process back to the trainer during updates."""
+    cache_gib: float | None = Field(None, gt=0)
+    """Memory for keys and values of vLLM in the trainer's process, in GiB; by default what `memory_share` leaves, on a
+    CPU 1."""
+    eager: bool | None = None
+    """Run vLLM in the trainer's process without compiling and CUDA graphs; by default on a CPU."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine in the trainer's process: max_model_len, block_size, quantization and so on."""
 
     @model_validator(mode="after")
     def _kind_and_urls(self) -> Self:
@@ -214,6 +235,16 @@ class UpdateSection(Section):
     turn ("turn"), divided by what the engine gave it."""
     importance_cap: float = Field(2.0, gt=0)
     """Largest such factor."""
+
+
+class DistributedSection(Section):
+    """How many processes train together; how many there are, the launcher says (accelerate launch, torchrun)."""
+
+    shard: bool = False
+    """Spread weights, gradients and the optimiser's state over the processes (FSDP2) instead of keeping all of them on
+    each. The engine then samples with a copy of its own, or on servers."""
+    timeout: float = Field(1800.0, gt=0)
+    """Seconds that a process waits for the others, at a step's slowest episode too, before the run ends."""
 
 
 class MeasureSection(Section):

@@ -30,6 +30,23 @@ def make_engine(
         EngineError: The engine cannot be reached or made.
         MissingExtraError: It needs a package that is not installed.
     """
+    if section.kind == "vllm":
+        from agent_gym.engines.vllm import VllmEngine
+
+        given = {} if section.dtype == "auto" else {"dtype": section.dtype}
+        return VllmEngine.twin(
+            model,
+            tokenizer,
+            top_logprobs=section.top_logprobs,
+            max_batch=max_batch,
+            memory_share=section.memory_share,
+            cache_gib=section.cache_gib,
+            eager=section.eager,
+            tensor_parallel=section.tensor_parallel,
+            sleep=section.sleep,
+            options=section.vllm,
+            **given,
+        )
     if section.kind != "transformers":
         raise ConfigError(f"engine.kind={section.kind} is not there yet: use transformers.")
     from agent_gym.engines.transformers import TransformersEngine

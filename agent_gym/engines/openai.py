@@ -16,7 +16,6 @@ from agent_gym.engines.openai_answers import (
     WrongAnswerError,
     chat_tokens,
     choice_of,
-    estimated_entropy,
     finish_reason,
     laid_over,
     logprob_of,
@@ -26,6 +25,7 @@ from agent_gym.engines.openai_answers import (
 from agent_gym.engines.prices import Price
 from agent_gym.engines.scripted import END
 from agent_gym.engines.server import Answer, BadRequestError, Server
+from agent_gym.engines.topk import estimated_entropy
 from agent_gym.errors import EngineError
 from agent_gym.tools.calls import ToolCall
 
@@ -328,7 +328,7 @@ def _completion_tokens(choice: Mapping[str, Any]) -> list[Token]:
     for text, value, top in zip(texts, values, tops, strict=True):
         logprob = logprob_of(value)
         alternatives = {str(name): logprob_of(each) for name, each in top.items()} if top else {}
-        entropy = estimated_entropy({**alternatives, str(text): logprob}) if alternatives else None
+        entropy = estimated_entropy({**alternatives, str(text): logprob}.values()) if alternatives else None
         tokens.append(Token(bytes_of(str(text)), logprob, entropy))
     return tokens
 

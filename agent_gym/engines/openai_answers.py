@@ -7,6 +7,7 @@ from typing import Any
 
 from agent_gym.engines.base import Usage
 from agent_gym.engines.prices import Price
+from agent_gym.engines.topk import estimated_entropy
 
 _BYTES_PER_TOKEN = 4
 
@@ -84,7 +85,7 @@ def chat_tokens(choice: Mapping[str, Any]) -> list[Token]:
         top = entry.get("top_logprobs") or ()
         alternatives = {str(each.get("token")): logprob_of(each.get("logprob")) for each in top}
         logprob = logprob_of(entry.get("logprob"))
-        entropy = estimated_entropy({**alternatives, entry["token"]: logprob}) if alternatives else None
+        entropy = estimated_entropy({**alternatives, entry["token"]: logprob}.values()) if alternatives else None
         tokens.append(Token(_token_bytes(entry), logprob, entropy))
     return tokens
 
@@ -98,18 +99,6 @@ def logprob_of(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value > 1e-3:
         raise WrongAnswerError(f"with {value!r} as a log-probability")
     return min(0.0, float(value))
-
-
-def estimated_entropy(logprobs: Mapping[str, float]) -> float:
-    """Return the entropy in nats of the tokens that are named, all others counted as one: a lower bound.
-
-    Args:
-        logprobs: Natural log-probabilities of different tokens.
-    """
-    named = [(math.exp(logprob), logprob) for logprob in logprobs.values()]
-    rest = 1.0 - sum(probability for probability, _ in named)
-    entropy = -sum(probability * logprob for probability, logprob in named)
-    return entropy - rest * math.log(rest) if rest > 1e-9 else entropy
 
 
 def laid_over(text: bytes, tokens: Sequence[Token]) -> tuple[list[float], list[float]] | None:

@@ -54,19 +54,6 @@ def can_sleep() -> bool:
     return bool(importlib.import_module("vllm.platforms").current_platform.is_sleep_mode_available())
 
 
-def keep_plain_linears() -> None:
-    """Let vLLM multiply by the weights themselves on a CPU, which it would else replace by a packed copy for good.
-
-    New weights would be taken without an error and would change nothing. Must be called before a model is made.
-    """
-    utils = importlib.import_module("vllm.model_executor.layers.utils")
-    utils.dispatch_cpu_unquantized_gemm = _plain_linear
-
-
-def _plain_linear(layer: nn.Module, remove_weight: bool) -> None:
-    layer.cpu_linear = nn.functional.linear
-
-
 def build(arguments: Mapping[str, Any]) -> Any:
     """Make vLLM's engine in this thread.
 
@@ -79,8 +66,8 @@ def build(arguments: Mapping[str, Any]) -> Any:
     Raises:
         EngineError: vLLM cannot make it.
     """
-    if on_cpu():
-        keep_plain_linears()
+    # On a CPU new weights would else be taken without an error, and change nothing.
+    importlib.import_module("agent_gym.engines.inside_vllm.agent_gym_worker").keep_linear_weights()
     arguments_class = importlib.import_module("vllm.engine.arg_utils").EngineArgs
     engine_class = importlib.import_module("vllm.v1.engine.llm_engine").LLMEngine
     with _in_process(), _undisturbed():
