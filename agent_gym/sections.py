@@ -184,7 +184,7 @@ class EngineSection(Section):
     eager: bool | None = None
     """Run vLLM in the trainer's process without compiling and CUDA graphs; by default on a CPU."""
     vllm: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of vLLM's engine in the trainer's process: max_model_len, block_size, quantization and so on."""
+    """Further arguments of vLLM's engine in the trainer's process, such as max_model_len and block_size."""
 
     @model_validator(mode="after")
     def _kind_and_urls(self) -> Self:
