@@ -68,12 +68,14 @@ class TransformersEngine(Engine):
         self.max_batch = max_batch
         self.max_context = getattr(model.config, "max_position_embeddings", None) or Engine.max_context
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        self.stop_token_ids = frozenset(_end_tokens(model) if stop_token_ids is None else stop_token_ids)
+        self.stop_token_ids = frozenset(end_tokens(model) if stop_token_ids is None else stop_token_ids)
         self.generated_tokens = 0
         self._sessions: set[Session] = set()
         self._waiting: list[_Request] = []
         self._running: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None
+        self._holding = False
+        """Whether requests wait for new weights."""
         self._runner: SlotRunner | SequentialRunner = self._choose_runner(packed)
 
     # -- the interface ---------------------------------------------------------------------------------------------
@@ -105,8 +107,7 @@ class TransformersEngine(Engine):
             stop_ids=self.stop_token_ids | frozenset(sampling.stop_token_ids),
         )
         self._waiting.append(request)
-        if self._driver is None or self._driver.done():
-            self._driver = loop.create_task(self._drive())
+        self._start()
         return await request.future
 
     def session(self) -> Session:
@@ -131,14 +132,24 @@ class TransformersEngine(Engine):
     async def sync(self, weights: Iterable[tuple[str, Tensor]] | None = None) -> None:
         """Use new weights and forget all keys and values that the old ones made.
 
+        Generations that have begun are finished with the old weights first, and those that are asked for meanwhile
+        wait: all tokens of a completion are of its version.
+
         Raises:
             EngineError: The weights do not fit the model.
         """
-        if weights is not None:
-            copy_weights(self.model, weights)
-        for session in self._sessions:
-            self._forget(session)
-        self.version += 1
+        self._holding = True
+        try:
+            if self._running and self._driver is not None and not self._driver.done():
+                await asyncio.wait([self._driver])
+            if weights is not None:
+                copy_weights(self.model, weights)
+            for session in self._sessions:
+                self._forget(session)
+            self.version += 1
+        finally:
+            self._holding = False
+            self._start()
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         """See `Engine.score`."""
@@ -158,6 +169,11 @@ class TransformersEngine(Engine):
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
+    def _start(self) -> None:
+        """See to it that somebody takes care of those who wait."""
+        if self._waiting and (self._driver is None or self._driver.done()):
+            self._driver = asyncio.get_running_loop().create_task(self._drive())
+
     async def _drive(self) -> None:
         """Run forward passes until nothing is asked for; one pass adds one token to every running request."""
         try:
@@ -174,7 +190,7 @@ class TransformersEngine(Engine):
     def _admit(self) -> None:
         self._running = [request for request in self._running if not self._abandoned(request)]
         self._waiting = [request for request in self._waiting if not self._abandoned(request)]
-        room = self.max_batch - len(self._running)
+        room = 0 if self._holding else self.max_batch - len(self._running)
         self._running.extend(self._waiting[:room])
         del self._waiting[:room]
 
@@ -287,7 +303,7 @@ class TransformersEngine(Engine):
         return SequentialRunner(self.model)
 
 
-def _end_tokens(model: PreTrainedModel) -> list[int]:
+def end_tokens(model: PreTrainedModel) -> list[int]:
     config = getattr(model, "generation_config", None)
     end = getattr(config, "eos_token_id", None) if config else None
     if end is None:

@@ -61,13 +61,13 @@ class AheadSampler(Sampler):
         engine: Engine,
         chat: Chat,
         rollout: RolloutStrategy,
-        *,
         share: Share | None = None,
+        *,
         share_ahead: Share | None = None,
         device: "torch.device | None" = None,
     ) -> None:
         super().__init__(config, engine, chat, rollout, share=share)
-        self.share_ahead = share_ahead
+        self._training_share = share_ahead
         self.device = device
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

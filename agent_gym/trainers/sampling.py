@@ -52,6 +52,7 @@ class Sampler:
         self.chat = chat
         self.rollout = rollout
         self.share = share
+        self._training_share = share
         self._env: TextEnv | None = None
         self._training: Collector | None = None
         self._runner: asyncio.Runner | None = None
@@ -128,7 +129,7 @@ class Sampler:
 
     async def _collect(self, step: int) -> list[Group]:
         if self._training is None:
-            self._training = self._collector(None, self.config.rollout.temperature, self.share)
+            self._training = self._collector(None, self.config.rollout.temperature, self._training_share)
         return await self.rollout.collect(
             self._training,
             [task.id for task in self._draw_tasks(step)],

@@ -393,20 +393,45 @@ def test_sync_brings_new_weights_and_drops_what_the_old_ones_made(packed: bool) 
     assert_numbers_are_the_models(other, ids, done)
 
 
-def test_sync_while_requests_run_lets_them_go_on_under_the_new_weights() -> None:
-    engine, other = make(), small_llama(seed=1)
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_has_begun_is_finished_with_the_old_weights_and_what_comes_meanwhile_has_the_new_ones(
+    packed: bool,
+) -> None:
+    engine, other = make(packed=packed), small_llama(seed=1)
 
-    async def scene() -> Completion:
-        task = asyncio.ensure_future(engine.generate(PROMPT, Sampling(12)))
+    async def scene() -> list[Completion]:
+        begun = asyncio.ensure_future(engine.generate(PROMPT, Sampling(12)))
         while engine.generated_tokens < 5:
             await asyncio.sleep(0)
-        await engine.sync(other.state_dict().items())
-        return await task
+        syncing = asyncio.ensure_future(engine.sync(other.state_dict().items()))
+        await asyncio.sleep(0)
+        asked_meanwhile = asyncio.ensure_future(engine.generate(PROMPT, Sampling(12)))
+        await syncing
+        assert begun.done() and not asked_meanwhile.done()
+        return [await begun, await asked_meanwhile]
 
-    done = run(scene())
-    old, _ = expected(small_llama(), PROMPT, done)
-    new, _ = expected(other, PROMPT, done)
-    torch.testing.assert_close(torch.tensor(done.logprobs), torch.cat([old[:5], new[5:]]), atol=1e-4, rtol=1e-4)
+    before, after = run(scene())
+    assert [before.engine_version, after.engine_version] == [0, 1]
+    assert_numbers_are_the_models(small_llama(), PROMPT, before)
+    assert_numbers_are_the_models(other, PROMPT, after)
+
+
+def test_weights_that_do_not_fit_leave_those_who_wait_served() -> None:
+    engine = make()
+
+    async def scene() -> Completion:
+        begun = asyncio.ensure_future(engine.generate(PROMPT, Sampling(4)))
+        while not engine.generated_tokens:
+            await asyncio.sleep(0)
+        syncing = asyncio.ensure_future(engine.sync([("no such weight", torch.zeros(1))]))
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(engine.generate(PROMPT, Sampling(4)))
+        with pytest.raises(EngineError, match="no such weight"):
+            await syncing
+        assert await begun
+        return await waiting
+
+    assert run(scene()).engine_version == engine.version == 0
 
 
 def test_sync_without_a_state_means_that_the_weights_are_shared() -> None:
