@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from agent_gym.engines.attention import attending_through
 from agent_gym.errors import TrainingError
+from agent_gym.trainers.fused import can_fuse, token_scores
 from agent_gym.trainers.shared_prefix import NAME, PrefixTree, pack
 
 CHUNK_ELEMENTS = 1 << 26
@@ -152,6 +153,17 @@ class TokenScorer(nn.Module):
         size = max(1, CHUNK_ELEMENTS // int(vocabulary))
         if len(targets) <= size:
             return self._score_chunk(hidden, targets, entropy_gradient)
+        head = self.model.get_output_embeddings() if self.splits else None
+        if head is not None and can_fuse(head):
+            return token_scores(
+                hidden,
+                head.weight,
+                head.bias,
+                targets,
+                temperature=self.temperature,
+                rows=size,
+                entropy_gradient=entropy_gradient,
+            )
         parts = [
             checkpoint(self._score_chunk, part, target, entropy_gradient, use_reentrant=False)
             for part, target in zip(hidden.split(size), targets.split(size), strict=True)
