@@ -4,7 +4,6 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from agent_gym.engines.base import Engine
-from agent_gym.errors import ConfigError
 from agent_gym.sections import EngineSection
 
 if TYPE_CHECKING:
@@ -47,8 +46,10 @@ def make_engine(
             options=section.vllm,
             **given,
         )
-    if section.kind != "transformers":
-        raise ConfigError(f"engine.kind={section.kind} is not there yet: use transformers.")
+    if section.kind == "server":
+        from agent_gym.engines.vllm_server import connect
+
+        return connect(section, model=model, max_batch=max_batch, pushes=pushes)
     from agent_gym.engines.transformers import TransformersEngine
 
     return TransformersEngine(model if shared else _twin(model, section.dtype), tokenizer, max_batch=max_batch)

@@ -35,7 +35,7 @@ class Lanes:
         self._room = asyncio.Semaphore(count)
 
     async def post(self, path: str, body: bytes) -> httpx.Response:
-        """Send a request and read the whole answer.
+        """Send a request and read the whole answer; whoever is cancelled meanwhile closes the connection.
 
         Raises:
             httpx.TransportError: The server is not reached, or breaks off.

@@ -19,9 +19,9 @@ from agent_gym.errors import ContextLengthError, EngineError, RefusedError
 from agent_gym.tools.web import retry_after
 
 _LONGEST_MESSAGE = 300
-_BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses after which the same request may succeed."""
-_TOO_LONG = re.compile(
+TOO_LONG = re.compile(
     r"context[ _-]?(length|window|size)|(prompt|input) is too long|too many (input )?tokens|max_model_len",
     re.IGNORECASE,
 )
@@ -148,7 +148,7 @@ class Server:
                     return Answer(content, failures)
                 problem = self._problem(response)
                 failure = self._error(response, problem)
-                if problem.status not in _BUSY or isinstance(failure, RefusedError):
+                if problem.status not in BUSY or isinstance(failure, RefusedError):
                     raise failure
                 asked_for = retry_after(response.headers.get("Retry-After"))
             failures += 1
@@ -204,7 +204,7 @@ class Server:
         if 300 <= status < 400:
             where = self._quoted(response.headers.get("Location", "elsewhere"))
             return RefusedError(f"The server {self.url} redirects to {where}: give that address.")
-        if status in (400, 413, 422) and (_TOO_LONG.search(problem.message) or _TOO_LONG.search(problem.code)):
+        if status in (400, 413, 422) and (TOO_LONG.search(problem.message) or TOO_LONG.search(problem.code)):
             return ContextLengthError(f"The prompt is too long for the server {self.url} {said}.")
         no_model = status in (400, 404, 422) and (_NO_MODEL.search(problem.message) or _NO_MODEL.search(problem.code))
         if (no_model or status in (404, 405)) and not self._answered:
