@@ -1,11 +1,12 @@
 """The typed configurations of training and evaluation; see `agent_gym.sections` for their parts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from agent_gym.sections import (
     AlgorithmSection,
+    DistributedSection,
     EngineSection,
     EnvSection,
     MeasureSection,
@@ -30,6 +31,7 @@ class TrainConfig(Section):
     algorithm: AlgorithmSection = AlgorithmSection()
     update: UpdateSection = UpdateSection()
     measure: MeasureSection = MeasureSection()
+    distributed: DistributedSection = DistributedSection()
     steps: int = Field(100, ge=1)
     """Training steps."""
     seed: int = Field(0, ge=0)
@@ -105,9 +107,11 @@ class EvalConfig(Section):
     env: EnvSection = EnvSection()
     model: str = "expert"
     """A model folder, a name on the hub, a run folder, an address ("http://localhost:8000/v1"),
-    "scripted:file.py:name", "scripted:file.jsonl", "expert", "random", "human", or "file.py:name" of an
-    engine of your own."""
+    "scripted:file.py:name", "scripted:file.jsonl", "expert", "random", "human", "vllm:" and a folder or name that vLLM
+    runs in this process, or "file.py:name" of an engine of your own."""
     server: ServerSection = ServerSection()
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of `VllmEngine` for models that vLLM runs in this process: memory_share, max_context and so on."""
     split: str | None = None
     """The tasks; by default a split that the environment holds out: valid_unseen, valid, dev or test."""
     tasks: int | None = Field(None, ge=1)

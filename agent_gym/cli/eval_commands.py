@@ -23,8 +23,8 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model folder, a run folder, an address (http://...), 'scripted:FILE', 'expert', 'random', 'human' "
-            "or 'file.py:Engine'."
+            help="A model folder, a run folder, 'vllm:FOLDER', an address (http://...), 'scripted:FILE', 'expert', "
+            "'random', 'human' or 'file.py:Engine'."
         ),
     ] = None,
     model_name: Annotated[

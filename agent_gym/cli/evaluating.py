@@ -200,7 +200,7 @@ def _free_name(runs: Path, config: EvalConfig) -> Path:
 
 def _settings_of_run(overrides: dict[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
     """A run's model is asked as it was trained: return these sections of the run's configuration as overrides."""
-    path = Path(str(overrides.get("model", ""))) / "config.yaml"
+    path = Path(str(overrides.get("model", "")).removeprefix("vllm:")) / "config.yaml"
     if not path.is_file():
         return {}
     config = read_yaml(path).get("config", {})

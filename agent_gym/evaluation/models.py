@@ -43,6 +43,7 @@ KINDS = (
     "random",
     "scripted:file.jsonl",
     "scripted:file.py:function",
+    "vllm:folder",
 )
 """What `--model` may be, for messages."""
 
@@ -201,14 +202,15 @@ def _model(config: EvalConfig) -> Model:
     name = config.model
     if name.startswith(("http://", "https://")):
         return _served(config)
-    if name.startswith("vllm:"):
-        raise ConfigError(
-            f"vLLM is not run in this process: start `vllm serve {name.removeprefix('vllm:')}` and give its address, "
-            "--model http://localhost:8000/v1."
-        )
-    if ":" in name and not name.startswith("scripted:") and not Path(name).exists():
+    if config.vllm and not name.startswith("vllm:"):
+        raise ConfigError(f"The section vllm is for models that vLLM runs: use --model vllm:{name}, or leave it out.")
+    if ":" in name and not name.startswith(("scripted:", "vllm:")) and not Path(name).exists():
         return _own(name)
     refuse_what_costs_nothing(config.limits, name)
+    if name.startswith("vllm:"):
+        from agent_gym.evaluation.vllm_model import VllmModel
+
+        return VllmModel(config)
     if name in POLICIES:
         return PolicyModel(POLICIES[name])
     if name == "human":

