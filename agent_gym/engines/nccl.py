@@ -59,9 +59,7 @@ class NcclPusher(Pusher):
         self._members: list[str] = []
         self._weights: Iterator[tuple[str, Tensor]] = iter(())
 
-    async def prepare(
-        self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", version: int
-    ) -> None:
+    async def prepare(self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str) -> None:
         """Meet the servers, where they are not those of the last time; the weights are read while they are sent."""
         self._weights = iter(weights)
         if self._members != [server.url for server in servers]:

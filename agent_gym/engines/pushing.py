@@ -1,7 +1,8 @@
 """Handing new weights to vLLM's servers: by files that both sides see, or as a LoRA adapter in such a folder.
 
-The order is the same for all ways: requests are held back on every server, each takes the weights, is told their
-version and forgets what it has cached under the old ones, and requests go on. None is changed before all have answered.
+The order is the same for all ways: every server ends what it is generating and holds further requests back, so that no
+answer is of two policies; it takes the weights, is told what they are called, forgets what it has cached under the old
+ones, and goes on. None is changed before all have answered.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _FILE_BYTES = 2 << 30
 """A file of weights is closed when it holds so much: no more than that is in memory twice."""
 _BRIEFLY = 60.0
-"""Seconds that a server may take for what is done at once; requests that are held back wait meanwhile."""
+"""Seconds that a server may take for what is done at once."""
 LOAD_ADAPTER = "/v1/load_lora_adapter"
 ADAPTER = "agent-gym-policy"
 """What servers call the adapter that they are given."""
@@ -43,14 +44,14 @@ class Pusher(ABC):
         self.seconds = seconds
 
     async def push(
-        self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", version: int
+        self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str
     ) -> dict[str, ServerDownError]:
         """Give every server the same weights.
 
         Args:
             servers: At least one.
             weights: Names and whole tensors; read to their end in any case, since other processes may iterate along.
-            version: What the servers are told.
+            label: What the servers call these weights from now on.
 
         Returns:
             The servers that died meanwhile, by address.
@@ -58,11 +59,11 @@ class Pusher(ABC):
         Raises:
             EngineError: A server did not take the weights; the sentence says what each of them holds now.
         """
-        await self.prepare(servers, weights, version)
+        await self.prepare(servers, weights, label)
         try:
             down = await _all(servers, self._hold)
             alive = [server for server in servers if server.url not in down]
-            taken = await self._take(alive, version)
+            taken = await self._take(alive, label)
             resumed = await outcomes(alive, self._resume)
         finally:
             self.clean_up()
@@ -70,13 +71,11 @@ class Pusher(ABC):
         down |= {url: error for url, error in failed.items() if isinstance(error, ServerDownError)}
         wrong = {url: error for url, error in failed.items() if url not in down}
         if wrong:
-            raise _not_taken(wrong, [each.url for each in alive if each.url not in failed], version)
+            raise _not_taken(wrong, [each.url for each in alive if each.url not in failed])
         return down
 
     @abstractmethod
-    async def prepare(
-        self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", version: int
-    ) -> None:
+    async def prepare(self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str) -> None:
         """Read the weights and put them where servers can take them."""
 
     @abstractmethod
@@ -95,24 +94,23 @@ class Pusher(ABC):
 
     async def _hold(self, server: VllmServer) -> None:
         try:
-            await server.control("/pause?mode=keep", None, seconds=_BRIEFLY)
+            await server.control("/pause?mode=wait", None, seconds=self.seconds)
         except MissingRouteError as error:
             raise EngineError(
                 f"{error} It takes no new weights: start it with `agent-gym serve-model`, or with "
                 "VLLM_SERVER_DEV_MODE=1 and the flags that this command prints."
             ) from None
 
-    async def _take(self, servers: Sequence[VllmServer], version: int) -> list[EngineError | None]:
+    async def _take(self, servers: Sequence[VllmServer], label: str) -> list[EngineError | None]:
         """Load, and tell those that have loaded; return each server's error."""
         errors = await self.load(servers)
         loaded = [server for server, error in zip(servers, errors, strict=True) if error is None]
-        told = failures(loaded, await outcomes(loaded, lambda server: self._tell(server, version)))
+        told = failures(loaded, await outcomes(loaded, lambda server: self._tell(server, label)))
         return [error or told.get(server.url) for server, error in zip(servers, errors, strict=True)]
 
-    async def _tell(self, server: VllmServer, version: int) -> None:
-        await server.control("/update_weight_version", {"new_version": str(version)}, seconds=_BRIEFLY)
-        # What is held back has been read under the old weights, too: it is read again.
-        answer = await server.control("/reset_prefix_cache?reset_running_requests=true", None, seconds=_BRIEFLY)
+    async def _tell(self, server: VllmServer, label: str) -> None:
+        await server.control("/update_weight_version", {"new_version": label}, seconds=_BRIEFLY)
+        answer = await server.control("/reset_prefix_cache", None, seconds=_BRIEFLY)
         if answer.get("success") is False:
             raise EngineError(f"The vLLM server {server.url} keeps what it has cached under the old weights.")
 
@@ -133,9 +131,7 @@ class FilePusher(Pusher):
         self._folder = folder
         self._place: Path | None = None
 
-    async def prepare(
-        self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", version: int
-    ) -> None:
+    async def prepare(self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str) -> None:
         """Write the files; see `Pusher.prepare`."""
         self._place = _new_folder(self._folder)
         _write_files(self._place, weights)
@@ -185,9 +181,7 @@ class LoraPusher(Pusher):
         # Servers read it again when they have put it aside, so that it stays until the end.
         self._place = _new_folder(folder)
 
-    async def prepare(
-        self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", version: int
-    ) -> None:
+    async def prepare(self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str) -> None:
         """Write the adapter; see `Pusher.prepare`."""
         try:
             write_adapter(self._place, weights, self._config)
@@ -284,9 +278,9 @@ def failures(servers: Sequence[VllmServer], errors: "Sequence[EngineError | None
     return {server.url: error for server, error in zip(servers, errors, strict=True) if error is not None}
 
 
-def _not_taken(wrong: dict[str, EngineError], updated: Sequence[str], version: int) -> EngineError:
+def _not_taken(wrong: dict[str, EngineError], updated: Sequence[str]) -> EngineError:
     said = " ".join(str(error) for error in wrong.values())
-    others = f"; {', '.join(updated)} hold version {version}" if updated else ""
+    others = f"; {', '.join(updated)} hold the new ones" if updated else ""
     return EngineError(
         f"{said} What {', '.join(wrong)} now hold is not known{others}: restart what failed, and go on with --resume."
     )

@@ -57,9 +57,7 @@ def prompt_member(path: str) -> str:
     return "token_ids" if path == GENERATE else "prompt"
 
 
-def read_completion(
-    path: str, content: Mapping[str, Any], sampling: Sampling, *, vocabulary: int, version: int
-) -> Completion:
+def read_completion(path: str, content: Mapping[str, Any], sampling: Sampling, *, vocabulary: int) -> Completion:
     """Read the answer to a request.
 
     Args:
@@ -67,7 +65,6 @@ def read_completion(
         content: The answer.
         sampling: What was asked for.
         vocabulary: Ids must be below this.
-        version: Of the weights when it was asked; where the server knows better, that holds.
 
     Raises:
         WrongAnswerError: It is not what was asked for.
@@ -95,8 +92,15 @@ def read_completion(
     reason = choice.get("finish_reason")
     if reason not in ("stop", "length"):
         raise WrongAnswerError(f"with an unfinished generation ({reason!r})")
-    oldest = _version(choice, version)
-    return Completion(list(token_ids), chosen, entropies, reason, oldest, exact_entropy=False)
+    return Completion(list(token_ids), chosen, entropies, reason, exact_entropy=False)
+
+
+def weights_label(content: Mapping[str, Any]) -> str | None:
+    """Return what the server calls the weights that an answer began with; None where it does not say."""
+    spans = choice_of(content).get("weight_versions")
+    first = spans[0] if isinstance(spans, list) and spans else None
+    label = first.get("version") if isinstance(first, Mapping) else None
+    return label if isinstance(label, str) else None
 
 
 def read_scores(path: str, content: Mapping[str, Any], token_ids: Sequence[int]) -> list[float]:
@@ -184,10 +188,3 @@ def _logprob(value: Any) -> float:
     if logprob < _LEAST:
         raise WrongAnswerError(f"with {value!r} as the log-probability of a token that it drew")
     return logprob
-
-
-def _version(choice: Mapping[str, Any], asked: int) -> int:
-    """Return the oldest weights that had a part in an answer."""
-    spans = choice.get("weight_versions")
-    said = [span.get("version") for span in spans or () if isinstance(span, Mapping)]
-    return min((int(each) for each in said if isinstance(each, str) and each.isdecimal()), default=asked)

@@ -80,6 +80,9 @@ class VllmServerEngine(Engine):
         self._sync_seconds = sync_seconds
         self._pins = Pins(self.servers)
         self._path = answers.GENERATE if all(each.offers(answers.GENERATE) for each in servers) else answers.COMPLETIONS
+        self._syncs = 0
+        self._earlier: dict[str, int] = {}
+        """Versions of the weights before the present ones, by the labels that servers were told."""
         self._flattening: set[str] = set()
         """Servers that are known to report log-probabilities after temperature."""
 
@@ -126,9 +129,9 @@ class VllmServerEngine(Engine):
                 if sampling.temperature not in (0.0, 1.0) and server.url not in self._flattening:
                     await self._check_temperature(server)
                 answer = await self._ask(server, self._written(session, prompt_ids), chosen)
-                return answers.read_completion(
-                    self._path, answer.content, sampling, vocabulary=self.vocabulary, version=version
-                )
+                completion = answers.read_completion(self._path, answer.content, sampling, vocabulary=self.vocabulary)
+                completion.engine_version = self._version_of(answers.weights_label(answer.content), version)
+                return completion
             except ServerDownError as error:
                 self._lose(server, error)
             except WrongAnswerError as error:
@@ -271,12 +274,16 @@ class VllmServerEngine(Engine):
         Raises:
             EngineError: A server did not take them: the sentence names it and says what the others hold.
         """
-        version = self.version + 1
+        before, self._syncs = self.version, self._syncs + 1
         if self._pusher is None:
             for _ in weights or ():
                 pass
-            self.version = version
-            return
+        else:
+            await self._push(self._pusher, weights)
+        self._earlier[str(self._syncs - 1)] = before
+        self.version = before + 1
+
+    async def _push(self, pusher: Pusher, weights: "Iterable[tuple[str, Tensor]] | None") -> None:
         if weights is None:
             raise EngineError(f"{self} shares no model with the trainer: hand the weights to sync.")
         for url in list(self.lost):
@@ -285,11 +292,19 @@ class VllmServerEngine(Engine):
                 del self.lost[url]
                 self._pins.usable.add(url)
         servers = [self.servers[url] for url in sorted(self._pins.usable)]
-        for url, error in (await self._pusher.push(servers, weights, version)).items():
-            self._lose(self.servers[url], error)
-        if not self._pins.usable:
+        if not servers:
             raise self._none_left()
-        self.version = version
+        for url, error in (await pusher.push(servers, weights, str(self._syncs))).items():
+            self._lose(self.servers[url], error)
+
+    def _version_of(self, label: str | None, asked: int) -> int:
+        """Return the version of the weights that a server calls by this label.
+
+        Args:
+            label: What the server says; it was told the number of the sync.
+            asked: The version when it was asked, which holds where the server does not say.
+        """
+        return self.version if label == str(self._syncs) else self._earlier.get(label or "", asked)
 
 
 def connect(section: EngineSection, *, model: Any, max_batch: int, pushes: bool = True) -> VllmServerEngine:
