@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import agent_gym
-from agent_gym.cli import eval_commands, view_commands
+from agent_gym.cli import eval_commands, model_commands, view_commands
 from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Option, Runs, Seed, Track, app, example, merge
 from agent_gym.cli.data import app as data_app
 
@@ -16,6 +16,7 @@ __all__ = ["app"]
 
 app.add_typer(data_app, name="data")
 app.add_typer(eval_commands.app)
+app.add_typer(model_commands.app)
 app.add_typer(view_commands.app)
 
 
