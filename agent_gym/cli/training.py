@@ -32,7 +32,8 @@ def run_training(
     resume: bool,
 ) -> None:
     """Load the configuration, train, and print the result."""
-    config = load(TrainConfig, path, overrides, base=_recipe(overrides, recipe_name))
+    base, overrides = with_recipe(overrides, recipe_name)
+    config = load(TrainConfig, path, overrides, base=base)
     console = Console()
     method = "+".join(map(_short, config.algorithm.name.split("+")))
     folder = runs / name if name else _free_name(runs, f"{_short(config.env.id)}-{method}")
@@ -62,16 +63,26 @@ def engine_keys(engine: str | None) -> dict[str, Any]:
     return {"engine.kind": "server", "engine.urls": engine.split(",")}
 
 
-def _recipe(overrides: dict[str, Any], name: str | None) -> dict[str, Any]:
-    """Return what the named recipe of the algorithm says."""
+def with_recipe(overrides: dict[str, Any], name: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the named recipe of the algorithm says, and the overrides that go on top of it.
+
+    An algorithm whose pieces are all in the recipe's picks the recipe: the recipe's own base stays under it.
+
+    Raises:
+        ConfigError: No algorithm is named.
+        UnknownIdError: The algorithm has no such recipe.
+    """
     if name is None:
-        return {}
+        return {}, overrides
     algorithm = overrides.get("algorithm.name")
     if algorithm is None:
         raise ConfigError("A recipe belongs to an algorithm: give --algorithm, too (agent-gym algorithms lists them).")
     from agent_gym.trainers.recipes import recipe
 
-    return recipe(algorithm, name)
+    values = recipe(algorithm, name)
+    if set(algorithm.split("+")) <= set(values["algorithm"]["name"].split("+")):
+        overrides = {key: value for key, value in overrides.items() if key != "algorithm.name"}
+    return values, overrides
 
 
 class Display:

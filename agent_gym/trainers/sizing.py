@@ -19,8 +19,8 @@ ENGINE_RESERVE = 3 * GIB
 LOGITS_AT_ONCE = 1 << 26
 """Logits that the output layer holds at once, see `agent_gym.trainers.scorer`."""
 
-Sharding = Literal["none", "fsdp2", "zero3", "zero3-offload"]
-"""What GPUs share: nothing (DDP), or weights, gradients and optimiser; the last one keeps the optimiser on the CPU."""
+Sharding = Literal["none", "fsdp2", "fsdp2-offload"]
+"""What GPUs share: nothing (DDP), or weights, gradients and optimiser; the last one keeps its shares on the CPU."""
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -181,6 +181,11 @@ class Setup:
         return 1 if self.sharding == "none" else self.gpus
 
     @property
+    def offloaded(self) -> bool:
+        """Whether what lives from step to step is in the memory of the machine, and not of its GPUs."""
+        return self.sharding == "fsdp2-offload"
+
+    @property
     def states(self) -> States:
         """Bytes of the policy's states on all GPUs together, counted once."""
         if self.lora_rank is None:
@@ -191,27 +196,30 @@ class Setup:
 
 def training_parts(setup: Setup) -> dict[str, int]:
     """Return the bytes of each part on one GPU while the weights are updated, when all are there at once."""
-    states, shape, element = setup.states, setup.shape, setup.element
-    parts = {
-        "weights": states.weights // setup.shards,
-        "gradients": states.gradients // setup.shards,
-        "optimizer": 0 if setup.sharding == "zero3-offload" else states.optimizer // setup.shards,
-    }
-    if setup.reference and setup.lora_rank is None:
-        # With adapters, the reference is the model without them.
-        parts["reference"] = element * shape.parameters // setup.shards
-    if setup.critic:
-        critic = full_states(shape.backbone_parameters, weight_bytes=element)
-        parts["critic"] = (critic.weights + critic.gradients + critic.optimizer) // setup.shards
+    shape, element = setup.shape, setup.element
+    parts = {} if setup.offloaded else {name: size // setup.shards for name, size in lasting_parts(setup).items()}
     if setup.sharding != "none":
         parts["gathered layers"] = _gathered(setup)
     elif setup.gpus > 1:
-        parts["buckets of DDP"] = states.gradients
+        parts["buckets of DDP"] = setup.states.gradients
     parts["activations"] = activations(
         shape, setup.micro_batch_tokens, element=element, checkpointing=setup.checkpointing
     )
     parts["logits"] = logits(shape, element=element, trained=setup.lora_rank is None)
     parts["reserve"] = RESERVE
+    return parts
+
+
+def lasting_parts(setup: Setup) -> dict[str, int]:
+    """Return the bytes of what lives from step to step, of all GPUs that share it together."""
+    states, shape, element = setup.states, setup.shape, setup.element
+    parts = {"weights": states.weights, "gradients": states.gradients, "optimizer": states.optimizer}
+    if setup.reference and setup.lora_rank is None:
+        # With adapters, the reference is the model without them.
+        parts["reference"] = element * shape.parameters
+    if setup.critic:
+        critic = full_states(shape.backbone_parameters, weight_bytes=element)
+        parts["critic"] = critic.weights + critic.gradients + critic.optimizer
     return parts
 
 
@@ -230,7 +238,7 @@ def sampling_parts(setup: Setup) -> dict[str, int]:
     """Return the bytes that the trainer keeps on one GPU while an engine samples there."""
     kept = ("weights", "optimizer", "reference", "critic", "buckets of DDP", "reserve")
     parts = {name: size for name, size in training_parts(setup).items() if name in kept}
-    if setup.critic:
+    if "critic" in parts:
         # Its gradients are dropped between updates.
         parts["critic"] -= setup.element * setup.shape.backbone_parameters // setup.shards
     return parts
