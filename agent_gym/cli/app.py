@@ -8,13 +8,28 @@ from typing import Annotated
 import typer
 
 import agent_gym
-from agent_gym.cli import eval_commands, model_commands, view_commands
-from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Option, Runs, Seed, Track, app, example, merge
+from agent_gym.cli import eval_commands, model_commands, scale_commands, view_commands
+from agent_gym.cli.base import (
+    Assignments,
+    ConfigFile,
+    EnvId,
+    Option,
+    RayAddress,
+    Runs,
+    Seed,
+    Track,
+    Workers,
+    app,
+    example,
+    merge,
+    workers_keys,
+)
 from agent_gym.cli.data import app as data_app
 
 __all__ = ["app"]
 
 app.add_typer(data_app, name="data")
+app.add_typer(scale_commands.app)
 app.add_typer(eval_commands.app)
 app.add_typer(model_commands.app)
 app.add_typer(view_commands.app)
@@ -47,6 +62,8 @@ def train(
             "\\[default: transformers]."
         ),
     ] = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Seed = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; one is made up if not given.")] = None,
@@ -63,6 +80,7 @@ def train(
         "algorithm.name": algorithm,
         "model.path": model,
         **engine_keys(engine),
+        **workers_keys(workers, ray_address),
         "steps": steps,
         "seed": seed,
         "tracking": track,

@@ -87,8 +87,8 @@ def server_commands(plan: Plan, model: str) -> list[str]:
     lora = "" if plan.setup.lora_rank is None else f" --lora-rank {plan.setup.lora_rank}"
     network = " --host 0.0.0.0 --trust-network" if plan.machines.nodes > 1 else ""
     return [
-        f"CUDA_VISIBLE_DEVICES={','.join(map(str, gpus))} agent-gym serve-model {model} --port {port} --nccl{lora}{network} "
-        f"-- --tensor-parallel-size {size} --gpu-memory-utilization {share:g} --max-model-len {plan.work.longest_row}"
+        f"CUDA_VISIBLE_DEVICES={','.join(map(str, gpus))} agent-gym serve-model {model} --port {port} --nccl"
+        f"{lora}{network} -- --tensor-parallel-size {size} --gpu-memory-utilization {share:g} --max-model-len {plan.work.longest_row}"
         f"  # on {host}"
         for host, port, gpus in _places(plan)
     ]
