@@ -3,9 +3,12 @@
     base_advantage  what the estimator said, before EMPG, AEPO and other stages changed it (where there are such stages)
     advantage       what was trained with
     weight          the algorithm's factor on the token's losses (where it has some)
-    log_ratio       log-probability when the token was trained on minus that when it was sampled: the logarithm of the
-                    ratio that the loss saw. In the first mini-batch the weights are still those that sampled, and it
-                    shows by how much training and sampling differ. 0 on rows that no loss asked for
+    importance      the factor on the token's losses that corrects for what sampled it (where one differs from 1)
+    version         of the weights that sampled the token (where those of the step differ)
+    log_ratio       log-probability when the token was trained on minus the old one: the logarithm of the ratio that the
+                    loss saw. In the first mini-batch the weights are still those before the step, and where the old
+                    one is the engine's, it shows by how much training and sampling differ. 0 on rows that no loss
+                    asked for
     reward          the turn's reward after shaping, on the turn's last token
     kl              log-probability when sampled minus that under the reference policy (where there is one)
     value           what the critic expected (where there is one)
@@ -44,6 +47,10 @@ class StepSignals:
             named["base_advantage"] = self.base_advantages
         if algorithm.weights:
             named["weight"] = batch.weights
+        if ((batch.importance != 1) & batch.mask.bool()).any():
+            named["importance"] = batch.importance
+        if len(batch.versions[batch.mask.bool()].unique()) > 1:
+            named["version"] = batch.versions
         if algorithm.needs_reference:
             named["kl"] = batch.old_logprobs - batch.ref_logprobs
         if algorithm.critic is not None:

@@ -25,8 +25,8 @@
     const sorted = [...known].sort((a, b) => a - b);
     // One token far out must not turn all others pale.
     const [low, high] = [sorted[Math.floor((sorted.length - 1) * 0.01)], sorted[Math.ceil((sorted.length - 1) * 0.99)]];
-    // A weight of one changes nothing.
-    const around = name === "weight" ? 1 : 0;
+    // A factor of one changes nothing.
+    const around = name === "weight" || name === "importance" ? 1 : 0;
     if (around || SIGNED.test(name) || (low < 0 && high > 0)) {
       const reach = Math.max(Math.abs(low - around), Math.abs(high - around), LEAST[name] ?? 0);
       return { kind: "two", low: around - reach, high: around + reach, middle: around };
