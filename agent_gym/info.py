@@ -43,6 +43,10 @@ class Info(dict[str, Any]):
     def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         return self.copy() | dict(other)
 
+    def unread(self) -> tuple[str, ...]:
+        """Return the keys whose values nobody has read, so that they are not computed yet."""
+        return tuple(key for key, value in dict.items(self) if type(value) is _Lazy)
+
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Return the value of a key, computing it if it is lazy, after setting it to `default` if it is missing."""
         super().setdefault(key, default)

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from agent_gym.cli.base import Assignments, ConfigFile, EnvId, Runs, Seed, Track, example, merge
+from agent_gym.cli.base import (
+    Assignments,
+    ConfigFile,
+    EnvId,
+    RayAddress,
+    Runs,
+    Seed,
+    Track,
+    Workers,
+    example,
+    merge,
+    workers_keys,
+)
 
 app = typer.Typer()
 
@@ -53,7 +65,8 @@ def evaluate(
     ] = None,
     k: Annotated[str | None, typer.Option(metavar="1,4,8", help="Compute pass@k for these k.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of sampling; 0 is greedy \\[default: 1].")] = None,
-    workers: Annotated[int | None, typer.Option(help="Episodes in flight \\[default: 64].")] = None,
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     seed: Seed = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; one is made up if not given.")] = None,
     runs: Runs = Path("runs"),
@@ -88,7 +101,7 @@ def evaluate(
         "attempts": attempts,
         "k": k.split(",") if k else None,
         "temperature": temperature,
-        "rollout.concurrency": workers,
+        **workers_keys(workers, ray_address),
         "seed": seed,
         "limits.tokens": max_tokens_total,
         "limits.cost": max_cost,

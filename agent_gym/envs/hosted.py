@@ -145,7 +145,7 @@ def _answer(channel: Connection, function: Any) -> bool:
         value, kind = function(), "returned"
     except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller
         error.add_note("In the worker process:\n" + traceback.format_exc())
-        value, kind = _portable(error), "raised"
+        value, kind = portable(error), "raised"
     try:
         channel.send((kind, value))
     except OSError:
@@ -156,7 +156,7 @@ def _answer(channel: Connection, function: Any) -> bool:
     return kind == "returned"
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """Return the error, or one that tells the same in words where it would not survive the journey."""
     try:
         pickle.loads(pickle.dumps(error))

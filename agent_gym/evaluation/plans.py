@@ -4,8 +4,8 @@ Knows environments, and nothing of models or of where episodes are kept.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ from agent_gym.rollout.seeds import derive_seed
 
 _TASKS: Final = 100
 """How many tasks are played where nobody says how many."""
+_ELSEWHERE: Final = ("concurrency", "workers", "ray_")
+"""Beginnings of the settings that say where and how many at once episodes are played, and not how."""
 _SHORT: Final = 16
 """Hex digits that tell what one task says from another."""
 
@@ -63,6 +65,22 @@ class Plan:
     def make_env(self) -> TextEnv:
         """Make the environment."""
         return make(self.suite.env.id, **{**self.suite.options(), "split": self.split})
+
+    @contextmanager
+    def environments(self) -> Iterator[Callable[[], TextEnv]]:
+        """Give what makes the environments that episodes are played in: here, or in actors of Ray.
+
+        Raises:
+            ConfigError: Ray does not start, or its cluster does not answer.
+            MissingExtraError: Ray is not installed.
+        """
+        if self.suite.rollout.workers == "local":
+            yield self.make_env
+            return
+        from agent_gym.rollout.ray_workers import RayPool
+
+        with RayPool(self.suite.rollout, self.suite.env.id, {**self.suite.options(), "split": self.split}) as pool:
+            yield pool.make
 
     def jobs(self, skip: Collection[str] = (), only: Collection[str] | None = None) -> Iterator[Job]:
         """Yield the episodes, attempt after attempt of each task.
@@ -197,7 +215,9 @@ def _changed(own: Suite, wished: Suite) -> list[str]:
         {**one.env.options, **as_dict(one.rollout), "temperature": one.temperature} for one in (own, wished)
     )
     return [
-        f"{name}={value}" for name, value in after.items() if name != "concurrency" and before.get(name, ...) != value
+        f"{name}={value}"
+        for name, value in after.items()
+        if not name.startswith(_ELSEWHERE) and before.get(name, ...) != value
     ]
 
 

@@ -27,7 +27,7 @@ PHASE: Final = "eval"
 _SUITES: Final = "suites.json"
 _MEMORY: Final = Path(":memory:")
 _MAY_DIFFER: Final = (
-    *("limits.", "rollout.concurrency", "threads", "tracking"),
+    *("limits.", "rollout.concurrency", "rollout.workers", "rollout.ray_", "threads", "tracking"),
     *("server.timeout", "server.tries", "server.patience", "server.price", "server.api_key_env"),
 )
 """Keys, and beginnings of keys, that do not change what an episode is."""

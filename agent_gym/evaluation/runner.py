@@ -1,7 +1,8 @@
 """Playing suites with a model: every episode is kept as soon as it ends, and a run goes on where it was stopped."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -136,7 +137,7 @@ class _Sitting:
         missing = {plan.prefix: self._missing(plan, retry_failed) for plan in plans}
         if not any(missing.values()):
             return ""
-        with opened(self.config) as model:
+        with _ray(self.config), opened(self.config) as model:
             for plan in plans:
                 stopped = self._play_suite(plan, missing[plan.prefix], model)
                 if stopped:
@@ -171,9 +172,10 @@ class _Sitting:
             left -= 1
 
         limits, rollout = self.config.limits, plan.suite.rollout
-        arena = Arena(plan.make_env, plan.suite.env.id, rollout, plan.suite.temperature, limits.episode_seconds)
-        jobs = self._budget.admit(plan.jobs(only=ids))
-        asyncio.run(_in_time(model.play(jobs, ended, arena), self._budget.seconds_left))
+        with plan.environments() as make_env:
+            arena = Arena(make_env, plan.suite.env.id, rollout, plan.suite.temperature, limits.episode_seconds)
+            jobs = self._budget.admit(plan.jobs(only=ids))
+            asyncio.run(_in_time(model.play(jobs, ended, arena), self._budget.seconds_left))
         if left:
             self.used_up = self._budget.used_up
             return LEFT if self.used_up is None else self.used_up.words
@@ -202,6 +204,18 @@ class _Sitting:
                 on_episode(trajectory)
 
         return heard
+
+
+@contextmanager
+def _ray(config: EvalConfig) -> Iterator[None]:
+    """Hold on to Ray where it is asked for, so that it does not start anew with every suite."""
+    if config.rollout.workers == "local":
+        yield
+        return
+    from agent_gym.rollout.ray_workers import open_session
+
+    with closing(open_session(config.rollout)):
+        yield
 
 
 async def _in_time(playing: Awaitable[None], seconds: float | None) -> None:

@@ -1,11 +1,13 @@
 """Environments for many episodes at once: lent out, called so that none waits for another, replaced when they fail.
 
 An environment in this process is called directly. One that waits for another process (`TextEnv.blocking`: a worker, a
-JVM) is called in a thread, and the other episodes go on meanwhile. Both look the same to an episode.
+JVM) is called in a thread, and the other episodes go on meanwhile. One that lives elsewhere and can be awaited is
+(`AwaitedEnv`). All look the same to an episode.
 """
 
 import asyncio
 import logging
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +25,16 @@ Caller = Callable[..., Awaitable[Any]]
 async def inline(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function here and now."""
     return function(*args, **kwargs)
+
+
+class AwaitedEnv(TextEnv):
+    """An environment elsewhere, some of whose methods can be awaited: no thread is needed to wait for them."""
+
+    blocking: bool = True
+
+    @abstractmethod
+    def awaited(self, function: Callable[..., Any]) -> Caller | None:
+        """Return what does the same as a method of this environment and can be awaited, or None where nothing does."""
 
 
 class Workers:
@@ -83,6 +95,8 @@ class Workers:
 
     def caller(self, env: TextEnv) -> Caller:
         """Return how to call the environment: at once, or in a thread where it waits for another process."""
+        if isinstance(env, AwaitedEnv):
+            return partial(self._awaited, env)
         return self._in_thread if env.blocking else inline
 
     def peek(self) -> TextEnv:
@@ -101,6 +115,12 @@ class Workers:
             _close(env)
         self._idle.clear()
         self._lent.clear()
+
+    async def _awaited(self, env: AwaitedEnv, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        known = env.awaited(function)
+        if known is None:
+            return await self._in_thread(function, *args, **kwargs)
+        return await known(*args, **kwargs)
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._threads is None:

@@ -25,6 +25,8 @@ from agent_gym.trajectory import Group, Trajectory
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from agent_gym.rollout.ray_workers import RayPool
+
 Result = TypeVar("Result")
 
 
@@ -54,12 +56,16 @@ class Sampler:
         self.share = share
         self._training_share = share
         self._env: TextEnv | None = None
+        self._pool: RayPool | None = None
         self._training: Collector | None = None
         self._runner: asyncio.Runner | None = None
         self._metrics: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
+        if self.config.rollout.workers == "ray":
+            # What is wrong with a cluster shows before anything is played.
+            self._open_pool()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -80,7 +86,9 @@ class Sampler:
             self._env.close()
         if self._training is not None:
             self._training.close()
-        self._env = self._training = None
+        if self._pool is not None:
+            self._pool.close()
+        self._env = self._training = self._pool = None
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run something with the engine, in the event loop that its connections belong to, and return its result."""
@@ -188,7 +196,7 @@ class Sampler:
 
     def _collector(self, split: str | None, temperature: float, share: Share | None) -> Collector:
         return Collector(
-            lambda: self._make_env(split),
+            lambda: self._playing_env(split),
             self.engine,
             self.chat,
             episode_settings(self.config.rollout, temperature),
@@ -196,6 +204,20 @@ class Sampler:
             env_id=self.config.env.id,
             share=share,
         )
+
+    def _playing_env(self, split: str | None) -> TextEnv:
+        """Make an environment where episodes are played: here, or in an actor of Ray."""
+        if self.config.rollout.workers == "local":
+            return self._make_env(split)
+        return self._open_pool().make(**({} if split is None else {"split": split}))
+
+    def _open_pool(self) -> "RayPool":
+        if self._pool is None:
+            from agent_gym.rollout.ray_workers import RayPool
+
+            env = self.config.env
+            self._pool = RayPool(self.config.rollout, env.id, env.options, self.share)
+        return self._pool
 
     def _make_env(self, split: str | None) -> TextEnv:
         options = dict(self.config.env.options)
