@@ -82,6 +82,8 @@ class FakeServer:
         self.asked: list[Asked] = []
         """All but those for /models."""
         self.connections = self.in_flight = self.most_in_flight = 0
+        self.hanging = 0
+        """Requests that are not answered, while their client is still there."""
         self.url = ""
 
     async def serve(self, started: Callable[[str], None], stop: asyncio.Event) -> None:
@@ -108,13 +110,15 @@ class FakeServer:
         else:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
-            self.asked.append(asked := Asked(path, headers, json.loads(body)))
+            self.asked.append(asked := Asked(path, headers, json.loads(body) if body else None))
             reply = self.answers(asked, len(self.asked) - 1)
             if self.latency:
                 await asyncio.sleep(self.latency)
             self.in_flight -= 1
         if reply.hangs:
+            self.hanging += 1
             await reader.read()
+            self.hanging -= 1
             return False
         content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
         lines = {"Content-Length": str(len(content)), "Content-Type": "application/json", **reply.headers}
