@@ -69,7 +69,7 @@ def trained(algorithm: Algorithm, made: Sequence[Group]) -> dict[str, torch.Tens
     """Return the weights of a small model after one step."""
     own = learner(algorithm)
     own.learn(made, START)
-    return own.updater.accelerator.unwrap_model(own.updater.scorer).model.state_dict()
+    return own.updater.scorer.model.state_dict()
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -126,6 +126,9 @@ class Engine(ABC):
     ids_per_token: float = 1.0
     """More than 1 where the ids are no tokens of the model but the bytes of its text: limits are meant in tokens."""
 
+    takes_adapter: bool = False
+    """Whether `sync` is handed the tensors of a LoRA adapter alone instead of the whole weights."""
+
     @abstractmethod
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, session: Session | None = None

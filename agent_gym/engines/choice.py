@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 
 def make_engine(
-    section: EngineSection, *, model: Any, tokenizer: Any, max_batch: int, shared: bool = True, pushes: bool = True
+    section: EngineSection,
+    *,
+    model: Any,
+    tokenizer: Any,
+    max_batch: int,
+    shared: bool = True,
+    pushes: bool = True,
+    device: Any = None,
 ) -> Engine:
     """Make the engine of a configuration.
 
@@ -24,6 +31,7 @@ def make_engine(
         max_batch: Requests in flight, at most.
         shared: Whether an engine in this process may work on `model` itself; otherwise on a copy of its own.
         pushes: Whether this process hands new weights to servers; of many trainers' processes one does.
+        device: Where a copy of the model works; by default where the model is.
 
     Raises:
         EngineError: The engine cannot be reached or made.
@@ -52,7 +60,8 @@ def make_engine(
         return connect(section, model=model, max_batch=max_batch, pushes=pushes)
     from agent_gym.engines.transformers import TransformersEngine
 
-    return TransformersEngine(model if shared else _twin(model, section.dtype), tokenizer, max_batch=max_batch)
+    own = model if shared else _twin(model, section.dtype).to(device)
+    return TransformersEngine(own, tokenizer, max_batch=max_batch)
 
 
 def shares_model(section: EngineSection) -> bool:

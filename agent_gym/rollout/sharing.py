@@ -1,6 +1,8 @@
 """Episodes shared out among the processes of a run, so that each has all of them in the end."""
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -35,12 +37,39 @@ async def share_out(
     try:
         done = await do(share.mine(count))
     except Exception as error:
-        await asyncio.to_thread(share.agree, error)
+        met = error
+        await _aside(lambda: share.agree(met))
         raise
-    # In a thread: whoever waits here for another process must not keep this one's engine from getting new weights.
-    return await asyncio.to_thread(_together, share, done, count)
+
+    def together() -> list[Result]:
+        share.agree(None)
+        return share.gather(done, count)
+
+    return await _aside(together)
 
 
-def _together(share: Share, done: Sequence[Result], count: int) -> list[Result]:
-    share.agree(None)
-    return share.gather(done, count)
+async def _aside(wait: Callable[[], Result]) -> Result:
+    """Wait for the other processes in a thread: this one's engine may have to take new weights meanwhile.
+
+    The thread is one that nobody waits for at the end, as what it waits for may never come.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def work() -> None:
+        try:
+            result = wait()
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
+            met = error
+            _tell(loop, lambda: None if done.done() else done.set_exception(met))
+            return
+        _tell(loop, lambda: None if done.done() else done.set_result(result))
+
+    threading.Thread(target=work, name="waiting for other processes", daemon=True).start()
+    return await done
+
+
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    # Whose loop has been closed does not ask any more.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(what)

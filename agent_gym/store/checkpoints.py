@@ -20,6 +20,7 @@ def save(
     tokenizer: Any,
     training: dict[str, Any],
     keep: int,
+    weights: dict[str, Any] | None = None,
 ) -> Path:
     """Write the checkpoint after `step` steps and remove the oldest beyond `keep`.
 
@@ -30,6 +31,7 @@ def save(
         tokenizer: Likewise.
         training: What training goes on with: states of optimiser, controllers, buffers; tensors and plain values.
         keep: Checkpoints to keep, this one included.
+        weights: Those of the model by name, where it holds only a part of them itself.
 
     Raises:
         StoreError: It cannot be written; earlier checkpoints stay.
@@ -37,7 +39,7 @@ def save(
     path = run.checkpoint_path(step)
     try:
         with new_folder(path) as folder:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
             tokenizer.save_pretrained(folder)
             torch.save(training, folder / "training.pt")
             write_json(folder / "state.json", {"step": step})

@@ -6,14 +6,18 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agent_gym.errors import TrainingError
 from agent_gym.trainers.algorithm import CriticSettings, Progress
 from agent_gym.trainers.batch import Batch
-from agent_gym.trainers.update import by_length
+from agent_gym.trainers.micro_batches import by_length, shares
+from agent_gym.trainers.optimizers import make_optimizer
+from agent_gym.trainers.processes import Processes, added, alone
+from agent_gym.trainers.rowwise import for_each_row
+from agent_gym.trainers.sharding import full, spread_like
+from agent_gym.trainers.trained import Trained
 from agent_gym.trainers.value_loss import value_loss, value_metrics
 
 
@@ -58,8 +62,9 @@ class Critic:
     Args:
         model: The policy, before it is wrapped or trained; its backbone is copied.
         settings: How the critic is trained.
-        accelerator: From accelerate; made for this process if not given.
+        processes: Those that train together, each with the same batches; this one alone if not given.
         micro_batch_tokens: Tokens, padding included, that go through the model at once.
+        shard: Spread the value model over the processes.
 
     Raises:
         TrainingError: The policy has no backbone of its own.
@@ -70,26 +75,32 @@ class Critic:
         model: PreTrainedModel,
         settings: CriticSettings,
         *,
-        accelerator: Accelerator | None = None,
+        processes: Processes | None = None,
         micro_batch_tokens: int = 16384,
+        shard: bool = False,
     ) -> None:
         self.settings = settings
-        self.accelerator = accelerator or Accelerator()
+        self.processes = processes or alone()
         self.micro_batch_tokens = micro_batch_tokens
-        value_model = ValueModel(model)
-        trained = [parameter for parameter in value_model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-        self.model, self.optimizer = self.accelerator.prepare(value_model, optimizer)
 
-    @torch.no_grad()
+        def optimizer(module: nn.Module) -> torch.optim.Optimizer:
+            return make_optimizer("adamw", module, learning_rate=settings.learning_rate, betas=(0.9, 0.999))
+
+        self.model = ValueModel(model)
+        self.trained = Trained(self.model, optimizer, self.processes, shard=shard)
+        self.optimizer = self.trained.optimizer
+
     def values(self, batch: Batch) -> Tensor:
         """Return what is expected before each token that is trained on, (B, T) on the CPU; 0 elsewhere."""
         self.model.eval()
-        result = torch.zeros_like(batch.mask)
-        for rows in by_length(batch.lengths, torch.arange(len(batch)), self.micro_batch_tokens):
-            part = batch.select(rows).to(self.accelerator.device)
-            result[rows, : part.mask.shape[1]] = self.model(part.input_ids, part.mask).cpu()
-        return result
+        values = for_each_row(
+            batch,
+            lambda part: self.model(part.input_ids, part.mask),
+            self.processes,
+            tokens=self.micro_batch_tokens,
+        )
+        self.trained.settle()
+        return values
 
     def step(self, batch: Batch, progress: Progress, *, seed: int) -> dict[str, float]:
         """Learn `batch.returns`, as many optimiser steps as the settings say.
@@ -120,39 +131,48 @@ class Critic:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights that are trained and the optimiser's state."""
-        model = self.accelerator.unwrap_model(self.model)
-        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-        weights = {name: value for name, value in model.state_dict().items() if name not in frozen}
-        return {"model": weights, "optimizer": self.optimizer.state_dict()}
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        weights = {name: value for name, value in self.model.state_dict().items() if name not in frozen}
+        return {"model": full(weights) if self.trained.sharded else weights, "optimizer": self.trained.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
+        own = self.model.state_dict()
+        weights = {name: spread_like(value, own[name]) for name, value in state["model"].items()}
+        self.model.load_state_dict(weights, strict=False)
+        self.trained.load_state_dict(state["optimizer"])
 
     def _update(self, batch: Batch, rows: Tensor) -> dict[str, float]:
         """Make one optimiser step on the mean loss of the rows' tokens."""
-        device = self.accelerator.device
-        total = self.accelerator.reduce(batch.mask[rows].sum().to(device), "sum").clamp(min=1)
+        device = self.processes.accelerator.device
+        total = batch.mask[rows].sum().to(device).clamp(min=1)
         sums: dict[str, float] = defaultdict(float)
-        self.model.train()
+        shared = [
+            list(by_length(batch.lengths, part, self.micro_batch_tokens))
+            for part in shares(batch.lengths, rows, self.processes.count)
+        ]
+        own, longest = shared[self.processes.rank], max(map(len, shared))
+        self.trained.module.train()
         self.optimizer.zero_grad()
-        for part_rows in by_length(batch.lengths, rows, self.micro_batch_tokens):
-            part = batch.select(part_rows).to(device)
-            values = self.model(part.input_ids, part.mask)
-            losses = value_loss(values, part.values, part.returns, part.mask, clip=self.settings.clip)
-            # DDP averages gradients over processes, while `total` counts the tokens of all of them.
-            self.accelerator.backward(losses.sum() / total * self.accelerator.num_processes)
-            share = float(part.mask.sum() / total)
-            sums["value_loss"] += float(losses.detach().sum() / total)
+        for number in range(longest):
+            last = number == longest - 1
+            # Where another process has one micro-batch more, the shortest row goes through without weight.
+            weight = float(number < len(own))
+            part = batch.select(own[number] if weight else batch.lengths.argmin().view(1)).to(device)
+            with self.trained.forwarding(last=last):
+                values = self.trained.module(part.input_ids, part.mask)
+                losses = value_loss(values, part.values, part.returns, part.mask, clip=self.settings.clip)
+                self.trained.backward(losses.sum() / total * weight, last=last)
+            share = float(part.mask.sum() / total) * weight
+            sums["value_loss"] += float(losses.detach().sum() / total) * weight
             measured = value_metrics(values.detach(), part.values, part.returns, part.mask, clip=self.settings.clip)
             for name, value in measured.items():
                 sums[name] += float(value) * share
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        norm = self.trained.clip(self.settings.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainingError("The critic's gradient is not finite: lower its learning rate.")
         self.optimizer.step()
-        return {**sums, "critic_grad_norm": float(norm)}
+        return {**added(self.processes.all(dict(sums))), "critic_grad_norm": float(norm)}
 
 
 def _explained(batch: Batch) -> float:

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agent_gym.errors import TrainingError
+from agent_gym.engines.adapters import StartingAdapter, has_adapters
+from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.critic import Critic
+from agent_gym.trainers.mismatch import importance_ratios, mismatch_metrics, weight_metrics
+from agent_gym.trainers.processes import Processes, alone
 from agent_gym.trainers.reference import Reference
 from agent_gym.trainers.signals import Signals, StepSignals
 from agent_gym.trainers.update import Updater, UpdateSettings
@@ -31,11 +33,16 @@ class Learner:
         settings: How a batch becomes optimiser steps.
         seed: Of the order of rows; the step's number is mixed in.
         reference: The policy as it was before training; needed where the algorithm `needs_reference`.
-        accelerator: From accelerate; made for this process if not given.
+        processes: Those that train together, each with the same groups; this one alone if not given.
+        shard: Spread the model, and what is made of it, over the processes.
         record_signals: Whether `signals` is filled in each step.
+        proximal: Whether ratios start from what the model says before the first update, and not from what the engine
+            said: where the engine is another implementation, or its weights are older. So it is, too, where the
+            settings correct for the difference.
 
     Raises:
         TrainingError: The algorithm needs a reference, and there is none.
+        ConfigError: The model cannot be spread over processes.
     """
 
     def __init__(
@@ -45,16 +52,24 @@ class Learner:
         settings: UpdateSettings,
         *,
         seed: int = 0,
-        reference: PreTrainedModel | None = None,
-        accelerator: Accelerator | None = None,
+        reference: PreTrainedModel | StartingAdapter | None = None,
+        processes: Processes | None = None,
+        shard: bool = False,
         record_signals: bool = False,
+        proximal: bool = False,
     ) -> None:
         self.algorithm = algorithm
         self.seed = seed
         self.record_signals = record_signals
+        self.proximal = proximal or settings.importance != "off"
         self.signals: Signals = {}
         """What the last step made of each token, see `agent_gym.trainers.signals`."""
-        accelerator = accelerator or Accelerator()
+        processes = processes or alone()
+        if shard and has_adapters(model) and (algorithm.critic is not None or algorithm.needs_reference):
+            raise ConfigError(
+                "A critic or a reference shares the frozen weights of a model with adapters, which cannot be spread "
+                "over processes twice: switch distributed.shard or model.lora off."
+            )
         if algorithm.needs_reference and reference is None:
             raise TrainingError(
                 f"The algorithm {algorithm.name!r} compares with a reference policy: hand in a copy of the model."
@@ -63,21 +78,26 @@ class Learner:
         if algorithm.critic is not None:
             # It copies the model as it is, so it comes before the model is wrapped.
             self.critic = Critic(
-                model, algorithm.critic, accelerator=accelerator, micro_batch_tokens=settings.micro_batch_tokens
+                model,
+                algorithm.critic,
+                processes=processes,
+                micro_batch_tokens=settings.micro_batch_tokens,
+                shard=shard,
             )
         self.reference = (
             Reference(
                 reference,
                 temperature=settings.temperature,
                 micro_batch_tokens=settings.micro_batch_tokens,
-                accelerator=accelerator,
+                processes=processes,
+                shard=shard,
             )
             if algorithm.needs_reference and reference is not None
             else None
         )
         if algorithm.replay is not None:
             algorithm.replay.bind(_kind(model))
-        self.updater = Updater(model, settings, accelerator=accelerator)
+        self.updater = Updater(model, settings, processes=processes, shard=shard)
 
     def learn(self, groups: Sequence[Group], progress: Progress) -> dict[str, float]:
         """Make the optimiser steps that a step's groups give rise to.
@@ -96,6 +116,7 @@ class Learner:
         if ratios is not None:
             rows = [trajectory for group in groups for trajectory in group.valid]
             self.signals = StepSignals(self.algorithm, batch, estimated, ratios).by_episode(rows)
+        metrics |= self._mismatch(batch)
         # The entropy of the log is that of sampling; the update's own has seen fewer rows.
         metrics.pop("entropy", None)
         if self.algorithm.filters:
@@ -127,12 +148,38 @@ class Learner:
         kept = self.algorithm.keep(groups, [[sum(reward) for reward in group] for group in shaped])
         flags = torch.tensor([flag for group in kept for flag in group], dtype=batch.mask.dtype)
         batch.mask = batch.mask * flags[batch.trajectories].unsqueeze(1)
+        if self.proximal:
+            batch.old_logprobs = self.updater.logprobs(batch)
+            batch.importance = self._ratios(batch).clamp(max=self.updater.settings.importance_cap)
         if self.critic is not None:
             batch.values = self.critic.values(batch)
         if self.reference is not None:
             batch.ref_logprobs = self.reference.logprobs(batch)
         estimated = self.algorithm.fill(batch)
         return batch, float(flags.mean()), estimated
+
+    def _ratios(self, batch: Batch) -> Tensor:
+        """Return the importance ratio of each token, (B, T); 1 where nothing is corrected."""
+        level = self.updater.settings.importance
+        if level == "off":
+            return torch.ones_like(batch.mask)
+        return importance_ratios(
+            batch.old_logprobs,
+            batch.sampled_logprobs,
+            batch.mask,
+            level,
+            turns=batch.turns,
+            trajectories=batch.trajectories,
+        )
+
+    def _mismatch(self, batch: Batch) -> dict[str, float]:
+        """Return what there is to log of the difference between the policies; the update tells it where it is small."""
+        if not self.proximal:
+            return {}
+        metrics = mismatch_metrics(batch.old_logprobs, batch.sampled_logprobs, batch.mask)
+        if self.updater.settings.importance != "off":
+            metrics |= weight_metrics(self._ratios(batch), batch.mask, self.updater.settings.importance_cap)
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimiser, the algorithm and the critic."""

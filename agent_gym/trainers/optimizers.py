@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agent_gym.errors import UnknownIdError
+from agent_gym.trainers.sharding import spread_like, spread_on_loading, whole
 
 Name = Literal["adamw", "muon"]
 
@@ -29,13 +30,16 @@ class BatchedMuon(torch.optim.Muon):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                directions = torch.stack([self._direction(p, p.grad, group) for p in parameters if p.grad is not None])
+                # The whole matrix makes its direction: of one that is sharded, every process makes the same.
+                directions = torch.stack(
+                    [whole(self._direction(p, p.grad, group)) for p in parameters if p.grad is not None]
+                )
                 updates = orthogonalize(directions, group["ns_coefficients"], steps=group["ns_steps"], eps=group["eps"])
                 # The size of AdamW's steps, so that one learning rate serves both.
                 rate = 0.2 * max(shape) ** 0.5 * group["lr"]
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-rate)
+                    parameter.add_(spread_like(update, parameter), alpha=-rate)
 
     def _direction(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """Add the gradient to the momentum; return what is orthogonalised."""
@@ -101,6 +105,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
             parts.append(BatchedMuon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
         if others:
             parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay))
+        for part in parts:
+            spread_on_loading(part)
         self._parts = tuple(parts)
         super().__init__([*matrices, *others], {"lr": lr})
         # One list of groups, so that schedules and accelerate see all of them.
@@ -171,7 +177,7 @@ class MasterWeights(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
         for (_, master), saved in zip(self._copied, state_dict["masters"], strict=True):
-            master.copy_(saved)
+            master.copy_(spread_like(saved, master))
         self._inner.load_state_dict(state_dict["inner"])
         self.param_groups = self._inner.param_groups
 
@@ -202,6 +208,7 @@ def make_optimizer(
         inner = MuonAndAdamW(matrices, others, lr=learning_rate, betas=betas, weight_decay=weight_decay)
     else:
         inner = torch.optim.AdamW(masters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+        spread_on_loading(inner)
     copied = any(one is not other for one, other in zip(parameters, masters, strict=True))
     return MasterWeights(parameters, masters, inner) if copied else inner
 

@@ -8,7 +8,7 @@ are shared out again. Process 0 alone writes and speaks.
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -55,6 +55,10 @@ class Processes:
         """Whether this process writes, shows progress and hands weights to servers."""
         return self.rank == 0
 
+    def shards(self, *, asked: bool) -> bool:
+        """Return whether models are spread over the processes: where asked, or where accelerate was told so."""
+        return self.count > 1 and (asked or self.accelerator.state.fsdp_plugin is not None)
+
     def another(self) -> "Processes":
         """Return the same processes with a line of their own, for a thread beside this one; every process must ask."""
         return Processes(self.accelerator, timeout=self.timeout)
@@ -92,15 +96,25 @@ class Processes:
     def told(self, find_out: Callable[[], T]) -> T:
         """Let process 0 find something out, and return it on every process; what it raises is raised on all."""
         found: T | None = None
-        if self.is_main:
-            try:
+        with self.together():
+            if self.is_main:
                 found = find_out()
-            except Exception as error:
-                self.agree(error)
-                raise
-        self.agree(None)
         value: T = self.all(found)[0]  # type: ignore[assignment]
         return value
+
+    @contextmanager
+    def together(self, kind: type[Exception] = Exception) -> Iterator[None]:
+        """A block that all processes leave in the same way: what one of them raises in it is raised on all.
+
+        Where only errors of a kind are meant, all processes raise these at the same place; what one of them meets
+        alone, between two things that all of them do, ends it at once, and the others when they miss it.
+        """
+        try:
+            yield
+        except kind as error:
+            self.agree(error)
+            raise
+        self.agree(None)
 
     def agree(self, error: Exception | None) -> None:
         """Go on if no process has met an error; otherwise raise on each one what the first of them met."""
@@ -124,16 +138,6 @@ class Processes:
         total = values.detach().to("cpu", copy=True)
         dist.all_reduce(total, group=self._group)
         return total.to(values.device)
-
-    def sums(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the sum over processes of each name's number; one that a process lacks counts 0 there."""
-        if self._group is None:
-            return values
-        total: dict[str, float] = {}
-        for part in self.all(dict(values)):
-            for name, value in part.items():
-                total[name] = total.get(name, 0.0) + value
-        return total
 
     @contextmanager
     def watched(self, where: Path) -> Iterator[None]:
@@ -181,6 +185,20 @@ def join(*, timeout: float = TIMEOUT, mixed_precision: str | None = None) -> Pro
             "--cpu starts a single one."
         )
     return Processes(accelerator, timeout=timeout)
+
+
+def alone() -> Processes:
+    """Return this process as what trains, or what accelerate knows of already."""
+    return Processes(Accelerator())
+
+
+def added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the sum of each name's numbers; one that a part lacks counts 0 there."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
 
 
 def launched() -> int:

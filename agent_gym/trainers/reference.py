@@ -3,15 +3,15 @@
 import copy
 from contextlib import nullcontext
 
-import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from agent_gym.engines.adapters import StartingAdapter
+from agent_gym.trainers import sharding
 from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.processes import Processes, alone
+from agent_gym.trainers.rowwise import for_each_row
 from agent_gym.trainers.scorer import TokenScorer
-from agent_gym.trainers.update import by_length
 
 
 class Reference:
@@ -22,7 +22,8 @@ class Reference:
             the ones that it began with are enough, and there is no second model.
         temperature: That of sampling.
         micro_batch_tokens: Tokens, padding included, that go through the model at once.
-        accelerator: Says where it runs.
+        processes: Each is asked about its share of the rows; this one alone if not given.
+        shard: Spread it over the processes.
     """
 
     def __init__(
@@ -31,28 +32,31 @@ class Reference:
         *,
         temperature: float,
         micro_batch_tokens: int,
-        accelerator: Accelerator,
+        processes: Processes | None = None,
+        shard: bool = False,
     ) -> None:
+        self._processes = processes or alone()
+
         self._shared = model if isinstance(model, StartingAdapter) else None
         self.model = (
             model.model
             if isinstance(model, StartingAdapter)
-            else model.eval().requires_grad_(False).to(accelerator.device)
+            else model.eval().requires_grad_(False).to(self._processes.accelerator.device)
         )
         self._scorer = TokenScorer(self.model, temperature=temperature)
         self._tokens = micro_batch_tokens
-        self._device = accelerator.device
+        if shard:
+            sharding.shard(self._scorer, self._processes.accelerator)
 
-    @torch.no_grad()
     def logprobs(self, batch: Batch) -> Tensor:
-        """Return the log-probabilities (B, T) of what was generated, 0 elsewhere."""
-        result = torch.zeros_like(batch.mask)
+        """Return the log-probabilities (B, T) of what was generated, 0 elsewhere; on every process those of all."""
         with self._shared.applied() if self._shared is not None else nullcontext():
-            for rows in by_length(batch.lengths, torch.arange(len(batch)), self._tokens):
-                part = batch.select(rows).to(self._device)
-                logprobs, _ = self._scorer(part.input_ids, part.mask)
-                result[rows, : part.mask.shape[1]] = logprobs.float().cpu()
-        return result
+            return for_each_row(
+                batch,
+                lambda part: self._scorer(part.input_ids, part.mask)[0],
+                self._processes,
+                tokens=self._tokens,
+            )
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,49 +1,49 @@
 """The training run: warm start, then step after step of collecting, comparing and updating; kept on disk throughout.
 
 Everything random follows from the run's seed and the step's number, so that a run which was killed goes on with the
-numbers that it would have had.
+numbers that it would have had. Many processes make the same run as one: each plays its share of the episodes and
+computes its share of each update, and everything between is done by all of them.
 """
 
-import asyncio
-import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import as_dict
+from agent_gym.engines.adapters import StartingAdapter, has_adapters
+from agent_gym.engines.choice import make_engine, shares_model
 from agent_gym.engines.loading import load_model
-from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.errors import ConfigError, StoreError, TrainingError
-from agent_gym.registry import held_out_split, make
-from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.score import Score, score
-from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store import checkpoints
 from agent_gym.store.atomic import new_folder
 from agent_gym.store.holding import held
 from agent_gym.store.run import RunFolder
-from agent_gym.store.tracking import check_trackers, tracked
-from agent_gym.store.trajectories import TrajectoryStore
+from agent_gym.trainers import syncing
+from agent_gym.trainers.ahead import AheadSampler
 from agent_gym.trainers.algorithm import Progress
+from agent_gym.trainers.keeping import Keeper
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.listening import Listener, Silence
-from agent_gym.trainers.policy import Policy, load_policy
+from agent_gym.trainers.policy import Policy, keep_base, load_policy
+from agent_gym.trainers.preparing import check, check_equal, existing_run, with_split
 from agent_gym.trainers.presets import make_algorithm
+from agent_gym.trainers.processes import Processes, join
 from agent_gym.trainers.sampling import Sampler
+from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trainers.update import UpdateSettings
-from agent_gym.trainers.warmstart import CloneSettings, clone, demonstration_settings, play_demonstrations
+from agent_gym.trainers.warmstart import warm_start
 from agent_gym.trajectory import Trajectory
 
-logger = logging.getLogger(__name__)
+__all__ = ["RunResult", "Silence", "Trainer", "train", "with_split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,16 @@ def train(
     *,
     resume: bool = False,
     listener: Listener | None = None,
+    processes: Processes | None = None,
 ) -> RunResult:
     """Train a policy and keep everything in a run folder.
 
     Args:
         config: What to do.
-        folder: Where to keep it.
+        folder: Where to keep it; of many processes all have to see it under this name.
         resume: Go on with the run in the folder, if there is one, from its last checkpoint.
         listener: Hears of progress.
+        processes: Those that train together; by default the ones that a launcher has started.
 
     Returns:
         The folder, the success before and after, and all metrics.
@@ -83,58 +85,37 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     path = Path(folder)
-    config = with_split(config)
-    _check(config)
-    check_trackers(config.tracking)
-    run = _existing(config, path) if resume else None
-    # The model comes before the folder: what cannot be loaded leaves nothing behind.
-    policy = load_policy(config, run)
-    run = run or RunFolder.create(path, as_dict(config))
-    try:
-        with held(run.path):
-            return Trainer(config, run, policy, listener or Silence()).run()
-    except (ConfigError, TrainingError):
-        if not run.checkpoints():
-            # It could not even begin: nothing is worth resuming, and the name is free for the next try.
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
+    processes = processes or join_for(config)
+    with processes.watched(path), ExitStack() as holding:
+        with processes.together():
+            config = with_split(config)
+            check(config)
+        found = processes.told(lambda: existing_run(config, path) is not None) if resume else False
+        # The model comes before the folder: what cannot be loaded leaves nothing behind.
+        with processes.together():
+            policy = load_policy(config, RunFolder.open(path) if found else None)
+        check_equal(policy, processes)
+
+        def make_folder() -> None:
+            run = RunFolder.open(path) if found else RunFolder.create(path, as_dict(config))
+            holding.enter_context(held(run.path))
+            keep_base(policy, run)
+
+        processes.told(make_folder)
+        run = RunFolder.open(path)
+        try:
+            return Trainer(config, run, policy, listener or Silence(), processes).run()
+        except (ConfigError, TrainingError):
+            if processes.is_main and not run.checkpoints():
+                # It could not even begin: nothing is worth resuming, and the name is free for the next try.
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
 
 
-def _existing(config: TrainConfig, path: Path) -> RunFolder | None:
-    """Return the run in the folder, if there is one and it was started with the same configuration."""
-    if not (path / "config.yaml").is_file():
-        return None
-    run = RunFolder.open(path)
-    stored = run.config
-    for key, value in as_dict(config).items():
-        # Who is told, and what is kept besides, changes nothing about the run.
-        if key not in ("tracking", "signals") and stored.get(key) != value:
-            raise ConfigError(
-                f"The run in {path} was started with another {key!r}: resume it with its own configuration, or choose "
-                "another --name."
-            )
-    return run
-
-
-def _check(config: TrainConfig) -> None:
-    """Find what is wrong before a folder is made or a model is loaded."""
-    algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
-    for note in algorithm.notes:
-        logger.warning(note)
-    syntax(config.rollout.syntax)
-    with closing(make(config.env.id, **config.env.options)) as env:
-        split = config.measure.split or env.held_out_split
-        if config.measure.tasks and not env.tasks(split):
-            raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {split!r}.")
-        algorithm.rollout.check(env)
-
-
-def with_split(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with its measured split named: what the environment holds out, where none is."""
-    if config.measure.split is not None or not config.measure.tasks:
-        return config
-    split = held_out_split(config.env.id, config.env.options)
-    return config.model_copy(update={"measure": config.measure.model_copy(update={"split": split})})
+def join_for(config: TrainConfig) -> Processes:
+    """Join the processes of a launcher, as a configuration says; without one this process is alone."""
+    precision = config.model.mixed_precision
+    return join(timeout=config.distributed.timeout, mixed_precision=None if precision == "auto" else precision)
 
 
 class Trainer:
@@ -144,19 +125,36 @@ class Trainer:
         config: What to do.
         run: Where it is kept; where it holds a checkpoint, training goes on from there.
         policy: The policy of that checkpoint, see `load_policy`.
-        listener: Hears of progress.
+        listener: Hears of progress, on process 0.
+        processes: Those that train together.
     """
 
-    def __init__(self, config: TrainConfig, run: RunFolder, policy: Policy, listener: Listener) -> None:
+    def __init__(
+        self, config: TrainConfig, run: RunFolder, policy: Policy, listener: Listener, processes: Processes
+    ) -> None:
         self.config = config
         self.run_folder = run
         self.policy = policy
-        self.listener = listener
+        self.processes = processes
+        self.listener = listener if processes.is_main else Silence()
         self.algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
-        self.accelerator = Accelerator()
-        self.policy.model.to(self.accelerator.device)
-        self.engine = TransformersEngine(policy.model, policy.tokenizer, max_batch=config.rollout.concurrency)
-        self.sampler = Sampler(config, self.engine, policy.chat, self.algorithm.rollout)
+        self.shard = processes.shards(asked=config.distributed.shard)
+        # What is sharded goes to its device layer by layer.
+        if not self.shard:
+            self.policy.model.to(processes.accelerator.device)
+        self.shares_model = shares_model(config.engine) and not self.shard and not config.rollout.max_lag
+        with processes.together():
+            self.engine = make_engine(
+                config.engine,
+                model=policy.model,
+                tokenizer=policy.tokenizer,
+                max_batch=config.rollout.concurrency,
+                shared=self.shares_model,
+                pushes=processes.is_main,
+                device=processes.accelerator.device,
+            )
+        self.sampler = self._make_sampler()
+        self.keeper = Keeper(run, list(config.tracking), writes=processes.is_main)
         self.learner: Learner | None = None
         self.step = -1
         """Steps done; -1 before the warm start."""
@@ -169,128 +167,95 @@ class Trainer:
     def run(self) -> RunResult:
         """Do what is left to do, and sum up."""
         run = self.run_folder
-        if not self._finished():
-            run.rewind(self.step)
-        with tracked(run, self.config.tracking), run.trajectories() as store, self.sampler, self._progress():
-            if self.step < 0:
-                self._warm_start()
-                self._measure(store, "before", self.config.measure.tasks)
-                self.step = 0
-                self._save()
-            self._train(store)
-            if not self._finished():
-                self._measure(store, "after", self.config.measure.tasks)
-        records = run.metrics()
+        finished = self.processes.told(self._finished)
+        with self.sampler, self._progress(), ExitStack() as stack:
+            with self.processes.together():
+                if self.processes.is_main and not finished:
+                    run.rewind(self.step)
+                stack.enter_context(self.keeper)
+            if not finished:
+                self._stages()
+        records = self.processes.told(run.metrics)
         return RunResult(run.path, _score_of(records, "before"), _score_of(records, "after"), records)
 
     # -- stages ----------------------------------------------------------------------------------------------------
+
+    def _stages(self) -> None:
+        if self.step < 0:
+            self._warm_start()
+        if not self.shares_model:
+            self._sync()
+        if self.step < 0:
+            self._measure("before", self.config.measure.tasks)
+            self.step = 0
+            self._save()
+        self._train()
+        self._measure("after", self.config.measure.tasks)
 
     def _warm_start(self) -> None:
         section = self.config.warm_start
         if not section.episodes:
             return
         started = time.perf_counter()
-        self.listener.stage("demonstrations", section.episodes)
-        settings = demonstration_settings(section)
-        played = []
-        seed = derive_seed(self.config.seed, "warm start")
-        for trajectory in play_demonstrations(self.config, self.policy.chat, settings, seed=seed):
-            played.append(trajectory)
-            self.listener.advance({})
-        steps = section.epochs * -(-len(played) // section.batch_size)
-        self.listener.stage("warm start", steps)
-        loss = clone(
-            self.policy.model,
-            played,
-            CloneSettings(
-                epochs=section.epochs,
-                batch_size=section.batch_size,
-                optimizer=section.optimizer,
-                learning_rate=section.learning_rate,
-                observation_weight=section.observation_weight,
-            ),
-            seed=self.config.seed,
-            accelerator=self.accelerator,
-            on_step=lambda step, total, loss: self.listener.advance({"loss": loss}),
-        )
-        record = {"phase": "warm_start", "step": 0, "episodes": len(played), "loss": loss}
-        self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
+        made = warm_start(self.config, self.policy.model, self.policy.chat, self.processes, self.listener)
+        record = {"phase": "warm_start", "step": 0, **made}
+        with self.processes.together():
+            self.keeper.log(record | {"seconds": {"total": time.perf_counter() - started}})
 
-    def _train(self, store: TrajectoryStore) -> None:
+    def _train(self) -> None:
         config = self.config
         if self.step >= config.steps:
             return
         self.learner = learner = self._make_learner()
         self.listener.stage("training", config.steps - self.step)
         while self.step < config.steps:
-            record = self._one_step(store, learner)
-            self.run_folder.log(record)
+            record = self._one_step(learner)
             numbers = {key: value for key, value in record.items() if isinstance(value, float)}
             self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})
             if config.measure.every and self.step % config.measure.every == 0 and self.step < config.steps:
-                self._measure(store, "during", config.measure.interim_tasks)
+                self._measure("during", config.measure.interim_tasks)
             if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self._save()
 
-    def _one_step(self, store: TrajectoryStore, learner: Learner) -> dict[str, Any]:
-        """Collect groups, train on them, store them; return the record for the log."""
+    def _one_step(self, learner: Learner) -> dict[str, Any]:
+        """Collect groups, train on them, store them; return the record that is logged."""
         started = time.perf_counter()
         progress = Progress(self.step, self.config.steps)
         self.policy.model.eval()
         groups = self.sampler.groups(self.step)
         collected = time.perf_counter()
-        metrics = learner.learn(groups, progress) | dict(self.algorithm.rollout.metrics())
-        asyncio.run(self.engine.sync())
-        updated = time.perf_counter()
+        if self.config.engine.sleep and not self.config.rollout.max_lag:
+            self.sampler.call(self.engine.sleep())
+        with self.processes.together(TrainingError):
+            metrics = learner.learn(groups, progress) | dict(self.sampler.metrics())
         self.step += 1
+        self._sync()
+        updated = time.perf_counter()
         trajectories = [trajectory for group in groups for trajectory in group.trajectories]
-        _keep(store, trajectories, self.step, "train", self.sampler.split)
-        store.add_signals(self.step, learner.signals)
         summary = score(trajectories)
         uneven = sum(len({trajectory.reward for trajectory in group.valid}) > 1 for group in groups)
-        finished = time.perf_counter()
-        return {
-            "phase": "train",
-            "step": self.step,
-            **summary.as_dict(),
-            "groups_with_signal": uneven / len(groups),
-            **metrics,
-            "seconds": {
-                "rollout": collected - started,
-                "update": updated - collected,
-                "total": finished - started,
-                "tokens_per_second": summary.generated_tokens / max(collected - started, 1e-9),
-            },
-        }
+        with self.processes.together():
+            self.keeper.keep(trajectories, self.step, "train", self.sampler.split, learner.signals)
+            finished = time.perf_counter()
+            record = {
+                "phase": "train",
+                "step": self.step,
+                **summary.as_dict(),
+                "groups_with_signal": uneven / len(groups),
+                **metrics,
+                "seconds": {
+                    "rollout": collected - started,
+                    "update": updated - collected,
+                    "total": finished - started,
+                    "tokens_per_second": summary.generated_tokens / max(collected - started, 1e-9),
+                    "throughput": summary.generated_tokens / max(finished - started, 1e-9),
+                    **self.sampler.seconds(),
+                },
+            }
+            self.keeper.log(record)
+        return record
 
-    def _make_learner(self) -> Learner:
-        learner = Learner(
-            self.policy.model,
-            self.algorithm,
-            self._update_settings(),
-            seed=self.config.seed,
-            reference=self._reference() if self.algorithm.needs_reference else None,
-            accelerator=self.accelerator,
-            record_signals=self.config.signals,
-        )
-        if self._saved:
-            learner.load_state_dict(self._saved)
-        return learner
-
-    def _reference(self) -> PreTrainedModel:
-        """Return the policy as it was before the first step; it is kept in the run folder."""
-        folder = self.run_folder.path / "reference"
-        if not folder.is_dir():
-            if self.step > 0:
-                raise StoreError(f"{folder}, which training began with, is gone: put it back, or start the run anew.")
-            with new_folder(folder) as fresh:
-                self.policy.model.save_pretrained(fresh)
-                self.policy.tokenizer.save_pretrained(fresh)
-        return load_model(str(folder))[0]
-
-    # -- measuring -------------------------------------------------------------------------------------------------
-
-    def _measure(self, store: TrajectoryStore, phase: str, count: int) -> None:
+    def _measure(self, phase: str, count: int) -> None:
         """Play tasks of the measured split and log the score."""
         section = self.config.measure
         if not count or not section.tasks:
@@ -309,11 +274,70 @@ class Trainer:
                 self.listener.advance({"success": float(trajectory.success)})
 
         trajectories = self.sampler.measure(phase, step, count, begun=begun, heard=heard)
-        _keep(store, trajectories, step, phase, section.split)
         record = {"phase": phase, "step": step, "split": section.split, **score(trajectories).as_dict()}
-        self.run_folder.log(record | {"seconds": {"total": time.perf_counter() - started}})
+        with self.processes.together():
+            self.keeper.keep(trajectories, step, phase, section.split)
+            self.keeper.log(record | {"seconds": {"total": time.perf_counter() - started}})
+
+    # -- the engine ------------------------------------------------------------------------------------------------
+
+    def _make_sampler(self) -> Sampler:
+        """Return what plays episodes: in turns with training, or ahead of it."""
+        config, processes = self.config, self.processes
+        arguments = (config, self.engine, self.policy.chat, self.algorithm.rollout)
+        share = processes if processes.count > 1 else None
+        if not config.rollout.max_lag:
+            return Sampler(*arguments, share=share)
+        ahead = processes.another() if processes.count > 1 else None
+        return AheadSampler(*arguments, share=share, share_ahead=ahead, device=processes.accelerator.device)
+
+    def _sync(self) -> None:
+        """Let the engine sample with the weights as they are now."""
+        if self.shares_model:
+            self.sampler.updated(None, self.step)
+            return
+        scorer = self.learner.updater.scorer if self.learner else TokenScorer(self.policy.model)
+        ids = syncing.probe_ids(len(self.policy.tokenizer))
+        syncing.hand_over(self.sampler, self.policy.model, scorer, self.processes, step=max(self.step, 0), ids=ids)
+        if self.learner:
+            self.learner.updater.trained.settle()
 
     # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _make_learner(self) -> Learner:
+        learner = Learner(
+            self.policy.model,
+            self.algorithm,
+            self._update_settings(),
+            seed=self.config.seed,
+            reference=self._reference() if self.algorithm.needs_reference else None,
+            processes=self.processes,
+            shard=self.shard,
+            record_signals=self.config.signals,
+            proximal=not self.shares_model,
+        )
+        if self._saved:
+            learner.load_state_dict(self._saved)
+        return learner
+
+    def _reference(self) -> PreTrainedModel | StartingAdapter:
+        """Return the policy as it was before the first step; it is kept in the run folder."""
+        folder = self.run_folder.path / "reference"
+
+        def write() -> None:
+            if folder.is_dir():
+                return
+            if self.step > 0:
+                raise StoreError(f"{folder}, which training began with, is gone: put it back, or start the run anew.")
+            with new_folder(folder) as fresh:
+                self.policy.model.save_pretrained(fresh)
+                self.policy.tokenizer.save_pretrained(fresh)
+
+        self.processes.told(write)
+        if has_adapters(self.policy.model):
+            return StartingAdapter(self.policy.model, folder)
+        section = self.config.model
+        return load_model(str(folder), dtype=section.dtype, attention=section.attention)[0]
 
     def _finished(self) -> bool:
         """Whether everything is done, the last measurement included."""
@@ -326,14 +350,19 @@ class Trainer:
         return UpdateSettings(**section.model_dump(), temperature=self.config.rollout.temperature)
 
     def _save(self) -> None:
-        checkpoints.save(
-            self.run_folder,
-            self.step,
-            model=self.policy.model,
-            tokenizer=self.policy.tokenizer,
-            training=self.learner.state_dict() if self.learner is not None else {},
-            keep=self.config.keep_checkpoints,
-        )
+        training = self.learner.state_dict() if self.learner is not None else {}
+        weights = syncing.whole_model(self.policy.model, self.processes) if self.shard and self.learner else None
+        with self.processes.together():
+            if self.processes.is_main:
+                checkpoints.save(
+                    self.run_folder,
+                    self.step,
+                    model=self.policy.model,
+                    tokenizer=self.policy.tokenizer,
+                    training=training,
+                    keep=self.config.keep_checkpoints,
+                    weights=weights,
+                )
 
     @contextmanager
     def _progress(self) -> Iterator[None]:
@@ -344,12 +373,6 @@ class Trainer:
             raise StoreError(
                 f"Interrupted after {max(self.step, 0)} steps; go on with --resume (run folder {self.run_folder.path})."
             ) from None
-
-
-def _keep(store: TrajectoryStore, trajectories: list[Trajectory], step: int, phase: str, split: str | None) -> None:
-    for trajectory in trajectories:
-        trajectory.metadata["split"] = split or ""
-    store.add(trajectories, step=step, phase=phase)
 
 
 def _score_of(records: list[dict[str, Any]], phase: str) -> Score | None:

@@ -1,26 +1,30 @@
 """Optimiser steps from a batch: mini-batches, micro-batches of similar length, losses, clipping."""
 
-import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agent_gym.errors import TrainingError
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trainers.algorithm import Algorithm, LossTerm, Progress
 from agent_gym.trainers.batch import Batch
+from agent_gym.trainers.micro_batches import by_length, by_likeness, cut, in_parts, runs, shares
 from agent_gym.trainers.mismatch import mismatch_metrics
 from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.policy_loss import Aggregation, token_weights
+from agent_gym.trainers.processes import Processes, added, alone
+from agent_gym.trainers.rowwise import for_each_row
 from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trainers.shared_prefix import unique_tokens
+from agent_gym.trainers.trained import Trained
+
+_NOT_FINITE = "The loss is not finite: lower the learning rate, or look for log-probabilities that are not."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +64,39 @@ class Updater:
     Args:
         model: The policy; trained in place.
         settings: How to train.
-        accelerator: From accelerate; made for this process if not given.
+        processes: Those that train together, each with the same batches; this one alone if not given.
+        shard: Spread the model over them.
     """
 
     def __init__(
-        self, model: PreTrainedModel, settings: UpdateSettings, *, accelerator: Accelerator | None = None
+        self,
+        model: PreTrainedModel,
+        settings: UpdateSettings,
+        *,
+        processes: Processes | None = None,
+        shard: bool = False,
     ) -> None:
         self.settings = settings
-        self.accelerator = accelerator or Accelerator()
+        self.processes = processes or alone()
+        self.device = self.processes.accelerator.device
         scorer = TokenScorer(model, temperature=settings.temperature, share_prefixes=settings.share_prefixes)
-        optimizer = make_optimizer(
-            settings.optimizer,
-            model,
-            learning_rate=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-        )
-        self.scorer, self.optimizer = self.accelerator.prepare(scorer, optimizer)
+
+        def optimizer(_: nn.Module) -> torch.optim.Optimizer:
+            return make_optimizer(
+                settings.optimizer,
+                model,
+                learning_rate=settings.learning_rate,
+                betas=settings.betas,
+                weight_decay=settings.weight_decay,
+            )
+
+        self.trained = Trained(scorer, optimizer, self.processes, shard=shard)
+        self.optimizer = self.trained.optimizer
+
+    @property
+    def scorer(self) -> Any:
+        """What scores rows without gradient, on this process alone unless the model is spread over several."""
+        return self.trained.plain
 
     def step(
         self,
@@ -114,13 +134,13 @@ class Updater:
         metrics: dict[str, list[float]] = defaultdict(list)
         ratios = torch.zeros_like(batch.mask) if log_ratios is None else log_ratios
         mismatch: dict[str, float] = {}
-        parts = _cut(len(batch), updates, derive_seed(seed, progress.step))
+        parts = cut(len(batch), updates, derive_seed(seed, progress.step))
         mixed = replay is not None and algorithm.replay is not None and algorithm.replay.mode == "summed"
         replayed = []
         if replay is not None:
             # Where they are mixed in, every update has some of them.
             count = updates if mixed else self._updates(len(replay))
-            replayed = _cut(len(replay), count, derive_seed(seed, progress.step, "replay"))
+            replayed = cut(len(replay), count, derive_seed(seed, progress.step, "replay"))
         for number, rows in enumerate(parts):
             streams = [self._stream(batch, rows, algorithm.losses, algorithm, "", ratios)]
             computed = rows[streams[0].useful]
@@ -136,6 +156,18 @@ class Updater:
         metrics["updates"] = [float(len(metrics.get("grad_norm", ())))]
         return {name: math.fsum(values) / len(values) for name, values in metrics.items()} | mismatch
 
+    def logprobs(self, batch: Batch) -> Tensor:
+        """Return the log-probabilities (B, T) of what was generated, by the model as it is now; 0 elsewhere."""
+        self.trained.module.eval()
+        logprobs = for_each_row(
+            batch,
+            lambda part: self.scorer(part.input_ids, part.mask, False, part.groups, part.lengths)[0],
+            self.processes,
+            tokens=self.settings.micro_batch_tokens,
+        )
+        self.trained.settle()
+        return logprobs
+
     def _updates(self, rows: int) -> int:
         size = self.settings.mini_batch_rows
         return self.settings.updates_per_step if size is None else max(1, -(-rows // size))
@@ -147,12 +179,11 @@ class Updater:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimiser's state."""
-        state: dict[str, Any] = self.optimizer.state_dict()
-        return state
+        return self.trained.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
-        self.optimizer.load_state_dict(state)
+        self.trained.load_state_dict(state)
 
     def _stream(
         self,
@@ -172,8 +203,6 @@ class Updater:
             spread, total = token_weights(
                 part.mask, mode, scale=scale, turns=part.turns, trajectories=part.trajectories
             )
-            if mode != "seq-mean-token-sum-norm":
-                total = self.accelerator.reduce(total.to(self.accelerator.device), "sum").cpu()
             weights[mode] = spread / total
         useful = torch.ones(len(part), dtype=torch.bool)
         if not any(term.needs_every_row or term.needs_entropy_gradient for term in losses):
@@ -184,49 +213,78 @@ class Updater:
 
     def _update(self, streams: Sequence["_Stream"], progress: Progress) -> dict[str, float]:
         """Make one optimiser step; none where no row of any stream matters."""
-        parts = [(stream, rows) for stream in streams for rows in self._micro_batches(stream.batch, stream.useful)]
-        if not parts:
+        shared = self._shared_out(streams)
+        longest = max(map(len, shared))
+        if not longest:
             return {}
-        sums: dict[str, float] = defaultdict(float)
-        tokens: dict[str, float] = defaultdict(float)
-        read: dict[str, int] = defaultdict(int)
-        self.scorer.train()
+        parts = shared[self.processes.rank]
+        sums = _Sums()
+        self.trained.module.train()
         self.optimizer.zero_grad()
         for number, (stream, rows) in enumerate(parts):
-            with self._maybe_no_sync(last=number == len(parts) - 1):
+            last = number == longest - 1
+            with self.trained.forwarding(last=last):
                 loss, part_metrics, count = self._loss(stream, rows, progress)
-                if not torch.isfinite(loss):
-                    raise TrainingError(
-                        "The loss is not finite: lower the learning rate, or look for log-probabilities that are not."
-                    )
-                # DDP averages gradients over processes, while the weights count the rows of all of them.
-                self.accelerator.backward(loss * self.accelerator.num_processes)
-            sums["loss"] += float(loss.detach())
-            tokens[stream.prefix] += count
-            for name, value in part_metrics.items():
-                sums[stream.prefix + name] += float(value) * count
+                if not torch.isfinite(loss) and self.processes.count == 1:
+                    raise TrainingError(_NOT_FINITE)
+                self.trained.backward(loss, last=last)
+            sums.add(stream.prefix, float(loss.detach()), part_metrics, count)
             if self.settings.share_prefixes:
                 part = stream.batch.select(rows)
-                read["tokens"] += unique_tokens(part.input_ids, part.lengths, part.groups)
-                read["all"] += int(part.lengths.sum())
-        norm = self.accelerator.clip_grad_norm_(self.scorer.parameters(), self.settings.max_grad_norm)
+                sums.read += unique_tokens(part.input_ids, part.lengths, part.groups)
+                sums.length += int(part.lengths.sum())
+        for number in range(len(parts), longest):
+            self._idle(streams[0].batch, last=number == longest - 1)
+        means = sums.means(self.processes)
+        self._share_ratios(streams)
+        if not math.isfinite(means["loss"]):
+            raise TrainingError(_NOT_FINITE)
+        norm = self.trained.clip(self.settings.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainingError("The gradient is not finite: lower the learning rate or max_grad_norm.")
         self.optimizer.step()
-        means = {"loss": sums.pop("loss"), "grad_norm": float(norm)}
-        for name, total in sums.items():
-            prefix = "replay_" if name.startswith("replay_") else ""
-            means[name] = total / max(tokens[prefix], 1.0)
-        if read:
-            means["tokens_spared"] = 1 - read["tokens"] / read["all"]
-        return means
+        return {"loss": means["loss"], "grad_norm": float(norm)} | means
+
+    def _shared_out(self, streams: Sequence["_Stream"]) -> list[list[tuple["_Stream", Tensor]]]:
+        """Return the micro-batches of each process: rows of similar length, about as many tokens for each process.
+
+        Where prefixes are shared, the rows of a group stay together.
+        """
+        shared: list[list[tuple[_Stream, Tensor]]] = [[] for _ in range(self.processes.count)]
+        tokens = self.settings.micro_batch_tokens
+        for stream in streams:
+            lengths = stream.batch.lengths
+            if self.settings.share_prefixes:
+                rows = by_likeness(stream.batch, stream.useful)
+                own = [in_parts(lengths, part, tokens) for part in runs(lengths, rows, self.processes.count)]
+            else:
+                own = [by_length(lengths, part, tokens) for part in shares(lengths, stream.useful, len(shared))]
+            for mine, parts in zip(shared, own, strict=True):
+                mine += [(stream, rows) for rows in parts]
+        return shared
+
+    def _idle(self, batch: Batch, *, last: bool) -> None:
+        """Go through the model with a weightless row, because another process has one micro-batch more."""
+        two = batch.input_ids[:1, :2].to(self.device)
+        mask = torch.tensor([[0.0, 1.0]], device=self.device)
+        with self.trained.forwarding(last=last):
+            logprobs, _ = self.trained.module(two, mask)
+            self.trained.backward(logprobs.sum() * 0, last=last)
+
+    def _share_ratios(self, streams: Sequence["_Stream"]) -> None:
+        """Put together what each process has noted of its rows."""
+        for stream in streams:
+            if stream.noted is not None and self.processes.count > 1:
+                ratios, origins = stream.noted
+                rows = origins[stream.useful]
+                ratios[rows] = self.processes.sum(ratios[rows])
 
     def _loss(self, stream: "_Stream", rows: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor], float]:
         """Return the loss of a micro-batch, what to log, and the number of tokens that it speaks of."""
-        device = self.accelerator.device
+        device = self.device
         part = stream.batch.select(rows).to(device)
         gradient = any(term.needs_entropy_gradient for term in stream.losses)
-        logprobs, entropy = self.scorer(part.input_ids, part.mask, gradient, part.groups, part.lengths)
+        logprobs, entropy = self.trained.module(part.input_ids, part.mask, gradient, part.groups, part.lengths)
         loss = logprobs.new_zeros(())
         factors = part.weights * part.importance
         metrics: dict[str, Tensor] = {}
@@ -244,16 +302,6 @@ class Updater:
                 ratios[origins[rows], : part.mask.shape[1]] = ((logprobs - part.old_logprobs) * part.mask).cpu()
         return loss, metrics, float(part.mask.sum())
 
-    def _micro_batches(self, batch: Batch, rows: Tensor) -> Iterator[Tensor]:
-        """Cut rows into runs of similar length; where prefixes are shared, the rows of a group stay together."""
-        if self.settings.share_prefixes:
-            return in_parts(batch.lengths, rows[_by_likeness(batch, rows)], self.settings.micro_batch_tokens)
-        return by_length(batch.lengths, rows, self.settings.micro_batch_tokens)
-
-    def _maybe_no_sync(self, *, last: bool) -> Any:
-        """Exchange gradients between processes with the last micro-batch alone."""
-        return self.accelerator.no_sync(self.scorer) if not last else contextlib.nullcontext()
-
     def _set_learning_rate(self, progress: Progress) -> None:
         share = learning_rate_share(self.settings, progress)
         for group in self.optimizer.param_groups:
@@ -269,6 +317,41 @@ def learning_rate_share(settings: UpdateSettings, progress: Progress) -> float:
     if settings.schedule == "cosine":
         fallen = (1 - math.cos(math.pi * fallen)) / 2
     return 1 - (1 - settings.final_learning_rate) * fallen
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the micro-batches of an update add up to, on one process."""
+
+    loss: float = 0.0
+    metrics: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Sums over tokens."""
+    tokens: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """By the prefix of the metrics that speak of them."""
+    read: int = 0
+    """Tokens that went through the model, where prefixes are shared."""
+    length: int = 0
+    """Tokens of the rows, then."""
+
+    def add(self, prefix: str, loss: float, metrics: Mapping[str, Tensor], count: float) -> None:
+        """Add a micro-batch."""
+        self.loss += loss
+        self.tokens[prefix] += count
+        for name, value in metrics.items():
+            self.metrics[prefix + name] += float(value) * count
+
+    def means(self, processes: Processes) -> dict[str, float]:
+        """Return what to log of the sums of all processes."""
+        parts = processes.all(self)
+        tokens = added([part.tokens for part in parts])
+        means = {"loss": sum(part.loss for part in parts)}
+        for name, total in added([part.metrics for part in parts]).items():
+            prefix = "replay_" if name.startswith("replay_") else ""
+            means[name] = total / max(tokens.get(prefix, 0.0), 1.0)
+        length = sum(part.length for part in parts)
+        if length:
+            means["tokens_spared"] = 1 - sum(part.read for part in parts) / length
+        return means
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,32 +381,3 @@ def _mismatch(batch: Batch, log_ratios: Tensor) -> dict[str, float]:
     """
     proximal = batch.old_logprobs + log_ratios[:, : batch.mask.shape[1]]
     return mismatch_metrics(proximal, batch.sampled_logprobs, batch.mask)
-
-
-def _cut(count: int, parts: int, seed: int) -> list[Tensor]:
-    """Return all rows in random order, cut into so many parts of equal size, the empty ones left out."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return [rows for rows in order.tensor_split(parts) if len(rows)]
-
-
-def _by_likeness(batch: Batch, rows: Tensor) -> Tensor:
-    """Return an order of rows in which those of a group, and what begins alike among them, stand together."""
-    ids, groups = batch.input_ids[rows].tolist(), batch.groups[rows].tolist()
-    return torch.tensor(sorted(range(len(rows)), key=lambda row: (groups[row], ids[row])), dtype=torch.long)
-
-
-def by_length(lengths: Tensor, rows: Tensor, tokens: int) -> Iterator[Tensor]:
-    """Cut rows into runs of similar length of at most so many tokens, so that little of each is padding."""
-    return in_parts(lengths, rows[lengths[rows].argsort(descending=True, stable=True)], tokens)
-
-
-def in_parts(lengths: Tensor, rows: Tensor, tokens: int) -> Iterator[Tensor]:
-    """Cut rows, in their order, into runs of at most so many tokens, padding included; at least one row each."""
-    start, longest = 0, 0
-    for place, length in enumerate(lengths[rows].tolist()):
-        longest = max(longest, length)
-        if place > start and longest * (place - start + 1) > tokens:
-            yield rows[start:place]
-            start, longest = place, length
-    if start < len(rows):
-        yield rows[start:]

@@ -3,13 +3,13 @@
 Knows the environments' demonstrators and the chat; the loss is the mean negative log-probability of their tokens.
 """
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -24,8 +24,11 @@ from agent_gym.rollout.player import Move, Moves, follow_demonstrator, play
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.sections import WarmStartSection
 from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.listening import Listener
 from agent_gym.trainers.optimizers import Name, make_optimizer
+from agent_gym.trainers.processes import Processes, alone
 from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.trained import Trained
 from agent_gym.trajectory import Trajectory
 
 _HEARD = 1000
@@ -167,13 +170,54 @@ class Demonstrator:
             self.heard[rng.randrange(_HEARD)] = action
 
 
+def warm_start(
+    config: TrainConfig, model: PreTrainedModel, chat: Chat, processes: Processes, listener: Listener
+) -> dict[str, float]:
+    """Let the demonstrator of a run play, and the policy learn from it.
+
+    Args:
+        config: Of the run.
+        model: The policy; trained in place.
+        chat: How observations and answers become tokens.
+        processes: Those that train together; each plays all demonstrations, and learns from its share.
+        listener: Hears of progress.
+
+    Returns:
+        "episodes" that are cloned, and the "loss", see `clone`.
+    """
+    section = config.warm_start
+    listener.stage("demonstrations", section.episodes)
+    settings = demonstration_settings(section)
+    played = []
+    for trajectory in play_demonstrations(config, chat, settings, seed=derive_seed(config.seed, "warm start")):
+        played.append(trajectory)
+        listener.advance({})
+    steps = section.epochs * -(-len(played) // section.batch_size)
+    listener.stage("warm start", steps)
+    loss = clone(
+        model,
+        played,
+        CloneSettings(
+            epochs=section.epochs,
+            batch_size=section.batch_size,
+            optimizer=section.optimizer,
+            learning_rate=section.learning_rate,
+            observation_weight=section.observation_weight,
+        ),
+        seed=config.seed,
+        processes=processes,
+        on_step=lambda step, total, loss: listener.advance({"loss": loss}),
+    )
+    return {"episodes": len(played), "loss": loss}
+
+
 def clone(
     model: PreTrainedModel,
     trajectories: Sequence[Trajectory],
     settings: CloneSettings,
     *,
     seed: int,
-    accelerator: Accelerator | None = None,
+    processes: Processes | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> float:
     """Train the model to act like the trajectories, in place.
@@ -183,7 +227,7 @@ def clone(
         trajectories: Demonstrations.
         settings: How to train.
         seed: Shuffles the demonstrations.
-        accelerator: From accelerate; made for this process if not given.
+        processes: Those that train together, each with the same demonstrations; this one alone if not given.
         on_step: Called with (step, steps in all, loss) after each optimiser step.
 
     Returns:
@@ -191,39 +235,58 @@ def clone(
     """
     if not trajectories:
         raise TrainingError("There are no demonstrations to clone: the demonstrator solved none of its tasks.")
-    accelerator = accelerator or Accelerator()
-    optimizer = make_optimizer(
-        settings.optimizer, model, learning_rate=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    scorer, optimizer = accelerator.prepare(TokenScorer(model), optimizer)
-    scorer.train()
+    processes = processes or alone()
+
+    def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
+        return make_optimizer(
+            settings.optimizer, model, learning_rate=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        )
+
+    trained = Trained(TokenScorer(model), optimizer, processes)
+    trained.module.train()
     rng = random.Random(seed)
     steps = settings.epochs * -(-len(trajectories) // settings.batch_size)
     losses: list[float] = []
     for _ in range(settings.epochs):
         for part in _similar_batches(trajectories, settings.batch_size, rng):
-            for group in optimizer.param_groups:
+            for group in trained.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(len(losses), steps, settings.warmup_steps)
-            batch = make_batch(part, [0.0] * len(part), [0] * len(part)).to(accelerator.device)
-            read = _read_mask(part, batch) if settings.observation_weight else None
-            loss = _clone_loss(scorer, batch, read, settings.observation_weight)
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(scorer.parameters(), settings.max_grad_norm)
-            optimizer.step()
-            losses.append(float(loss.detach()))
+            trained.optimizer.zero_grad()
+            losses.append(_clone_step(trained, part, settings))
+            trained.clip(settings.max_grad_norm)
+            trained.optimizer.step()
             if on_step is not None:
                 on_step(len(losses), steps, losses[-1])
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)
 
 
-def _clone_loss(scorer: torch.nn.Module, batch: Batch, read: Tensor | None, observation_weight: float) -> Tensor:
-    """Return the mean negative log-probability of what the agent wrote, plus the weighted one of what it read."""
-    logprobs, _ = scorer(batch.input_ids, batch.mask if read is None else batch.mask + read)
-    loss: Tensor = -(logprobs * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+def _clone_step(trained: Trained, part: Sequence[Trajectory], settings: CloneSettings) -> float:
+    """Make the gradient of the demonstrations of one step, each process that of its share; return their loss."""
+    processes = trained.processes
+    device = processes.accelerator.device
+    batch = make_batch(part, [0.0] * len(part), [0] * len(part)).to(device)
+    read = _read_mask(part, batch) if settings.observation_weight else None
+    # Who has no row goes through the model all the same, without weight: the others wait for its gradient.
+    own = torch.tensor(processes.mine(len(part)) or [0], device=device)
+    weight = float(processes.rank < len(part))
+    loss = _clone_loss(trained.module, batch, read, settings.observation_weight, own) * weight
+    trained.backward(loss, last=True)
+    return math.fsum(processes.all(float(loss.detach())))
+
+
+def _clone_loss(
+    scorer: torch.nn.Module, batch: Batch, read: Tensor | None, observation_weight: float, own: Tensor
+) -> Tensor:
+    """Return the mean negative log-probability of what the agent wrote, plus the weighted one of what it read.
+
+    Of these means over all rows only the summands of some rows, `own`, are computed.
+    """
+    ids, mask = batch.input_ids[own], batch.mask[own]
+    logprobs, _ = scorer(ids, mask if read is None else mask + read[own])
+    loss: Tensor = -(logprobs * mask).sum() / batch.mask.sum().clamp(min=1)
     if read is not None:
-        loss = loss - observation_weight * (logprobs * read).sum() / read.sum()
+        loss = loss - observation_weight * (logprobs * read[own]).sum() / read.sum()
     return loss
 
 

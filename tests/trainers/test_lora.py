@@ -178,11 +178,9 @@ def test_adapters_are_float32_in_a_model_of_bfloat16(base: Path) -> None:
 
 
 def test_the_reference_is_the_model_as_it_began_and_leaves_it_as_it_is(tmp_path: Path) -> None:
-    from accelerate import Accelerator
-
     model, batch = adapted(moved=False), some_batch()
     write_adapter(tmp_path, adapter_weights(model), adapter_config(model))
-    settings: Any = {"temperature": 1.0, "micro_batch_tokens": 64, "accelerator": Accelerator()}
+    settings: Any = {"temperature": 1.0, "micro_batch_tokens": 64}
     expected = Reference(small_llama(), **settings).logprobs(batch)
     move(model)
     present = {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,0 +1,89 @@
+"""What is found out before a run begins or goes on: whether it can, and where it stands."""
+
+import hashlib
+import json
+import logging
+from contextlib import closing
+from pathlib import Path
+
+from agent_gym.config import TrainConfig
+from agent_gym.config_files import as_dict, build
+from agent_gym.errors import AgentGymError, ConfigError, TrainingError
+from agent_gym.registry import held_out_split, make
+from agent_gym.rollout.actions import syntax
+from agent_gym.store.run import RunFolder
+from agent_gym.store.tracking import check_trackers
+from agent_gym.trainers.policy import Policy
+from agent_gym.trainers.presets import make_algorithm
+from agent_gym.trainers.processes import Processes
+
+logger = logging.getLogger(__name__)
+
+_FREE = ("tracking", "signals", "engine", "distributed")
+"""Sections that a run may be taken up with anew: who is told, what is kept besides, which servers and processes."""
+
+
+def check(config: TrainConfig) -> None:
+    """Find what is wrong before a folder is made or a model is loaded.
+
+    Raises:
+        AgentGymError: Something named in the message cannot be done.
+    """
+    algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
+    for note in algorithm.notes:
+        logger.warning(note)
+    syntax(config.rollout.syntax)
+    with closing(make(config.env.id, **config.env.options)) as env:
+        split = config.measure.split or env.held_out_split
+        if config.measure.tasks and not env.tasks(split):
+            raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {split!r}.")
+        algorithm.rollout.check(env)
+    check_trackers(config.tracking)
+
+
+def with_split(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with its measured split named: what the environment holds out, where none is."""
+    if config.measure.split is not None or not config.measure.tasks:
+        return config
+    split = held_out_split(config.env.id, config.env.options)
+    return config.model_copy(update={"measure": config.measure.model_copy(update={"split": split})})
+
+
+def existing_run(config: TrainConfig, path: Path) -> RunFolder | None:
+    """Return the run in the folder, if there is one and it was started with the same configuration.
+
+    Raises:
+        ConfigError: It was started with another.
+    """
+    if not (path / "config.yaml").is_file():
+        return None
+    run = RunFolder.open(path)
+    stored = run.config
+    try:
+        # What a run of an older version did not know is as it is by default.
+        stored = as_dict(build(TrainConfig, stored))
+    except AgentGymError:
+        logger.warning("The configuration of %s is not one of this version: it is compared as it is.", path)
+    for key, value in as_dict(config).items():
+        if key not in _FREE and stored.get(key) != value:
+            raise ConfigError(
+                f"The run in {path} was started with another {key!r}: resume it with its own configuration, or choose "
+                "another --name."
+            )
+    return run
+
+
+def check_equal(policy: Policy, processes: Processes) -> None:
+    """Find out whether all processes begin with the same policy.
+
+    Raises:
+        TrainingError: They do not.
+    """
+    words = json.dumps(sorted(policy.tokenizer.get_vocab().items())).encode()
+    weights = [float(parameter.detach().double().sum()) for parameter in policy.model.parameters()]
+    prints = processes.all((hashlib.sha256(words).hexdigest(), weights))
+    if any(each != prints[0] for each in prints):
+        raise TrainingError(
+            "The processes do not begin with the same model and tokenizer: give all machines the same files and the "
+            "same versions of what reads them."
+        )
