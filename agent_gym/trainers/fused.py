@@ -74,23 +74,21 @@ class _TokenScores(torch.autograd.Function):
         """Score part after part; with a frozen output layer keep what each token's hidden state would change."""
         head_is_trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         ahead = ctx.needs_input_grad[0] and not head_is_trained
+        layer = _Layer(weight, bias, temperature, min(rows, len(hidden)))
         scores: list[tuple[Tensor, ...]] = []
         for part, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logs = _logits(part, weight, bias, temperature).log_softmax(-1)
-            probabilities = logs.exp()
+            logs, probabilities = layer.distribution(part)
             entropy = -_dots(probabilities, logs)
             scored: tuple[Tensor, ...] = (logs.gather(1, target.unsqueeze(1)).squeeze(1), entropy)
             if ahead:
-                slope = (weight[target] - probabilities.to(weight.dtype) @ weight) / temperature
-                scored += (slope,)
+                scored += ((weight[target] - probabilities.to(weight.dtype) @ weight) / temperature,)
                 if entropy_gradient:
                     bent = probabilities.mul_(logs.add_(entropy.unsqueeze(1)))
                     scored += (bent.to(weight.dtype) @ weight / -temperature,)
             scores.append(scored)
         logprobs, entropies, *slopes = (torch.cat(parts) for parts in zip(*scores, strict=True))
         ctx.settings = (temperature, rows, entropy_gradient, ahead)
-        kept = (*slopes,) if ahead else (hidden, weight, bias, targets, logprobs, entropies)
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*(slopes if ahead else (hidden, weight, bias, targets, entropies)))
         return logprobs, entropies
 
     @staticmethod
@@ -98,32 +96,56 @@ class _TokenScores(torch.autograd.Function):
     def backward(ctx: Any, by_logprob: Tensor, by_entropy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of hidden states, weight and bias."""
         temperature, rows, entropy_gradient, ahead = ctx.settings
-        saved = ctx.saved_tensors
         if ahead:
-            gradient = by_logprob.unsqueeze(1).to(saved[0].dtype) * saved[0]
+            slope, *bent = ctx.saved_tensors
+            gradient = by_logprob.unsqueeze(1).to(slope.dtype) * slope
             if entropy_gradient:
-                gradient += by_entropy.unsqueeze(1).to(saved[0].dtype) * saved[1]
+                gradient += by_entropy.unsqueeze(1).to(slope.dtype) * bent[0]
             return gradient, None, None, None, None, None, None
-        if not any(ctx.needs_input_grad[:3]):
-            return None, None, None, None, None, None, None
-        gradients = _Gradients(*saved[:3], needed=ctx.needs_input_grad[:3])
-        with torch.autocast(saved[0].device.type, enabled=False):
-            for start in range(0, len(by_logprob), rows):
+        hidden, weight, bias, targets, entropies = ctx.saved_tensors
+        gradients = _Gradients(hidden, weight, bias, needed=ctx.needs_input_grad[:3])
+        layer = _Layer(weight, bias, temperature, min(rows, len(hidden)))
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), rows):
                 part = slice(start, start + rows)
-                hidden, weight, bias, targets, logprobs, entropies = saved
-                logits = _logits(hidden[part], weight, bias, temperature)
-                hit = logits.gather(1, targets[part].unsqueeze(1))
-                logs = logits.sub_(hit - logprobs[part].unsqueeze(1))
+                logs, change = layer.distribution(hidden[part])
                 upstream = by_logprob[part].unsqueeze(1) / temperature
                 if entropy_gradient:
-                    change = logs.exp()
                     bend = by_entropy[part].unsqueeze(1) / temperature
                     change.mul_(logs.add_(entropies[part].unsqueeze(1)).mul_(-bend).sub_(upstream))
                 else:
-                    change = logs.exp_().mul_(-upstream)
+                    change.mul_(-upstream)
                 change.scatter_add_(1, targets[part].unsqueeze(1), upstream.to(change.dtype))
                 gradients.add(part, change)
         return (*gradients.result(), None, None, None, None)
+
+
+class _Layer:
+    """The output layer, over a few tokens at a time, always in the same memory."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, temperature: float, rows: int) -> None:
+        self._weight, self._bias, self._temperature = weight, bias, temperature
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self._product = weight.new_empty(rows, len(weight))
+        self._logs = self._product if wide == weight.dtype else weight.new_empty(rows, len(weight), dtype=wide)
+        self._probabilities = torch.empty_like(self._logs)
+
+    def distribution(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logarithms and probabilities (n, V), at least in float32; valid until the next call."""
+        product, logs, probabilities = (
+            tensor[: len(hidden)] for tensor in (self._product, self._logs, self._probabilities)
+        )
+        torch.mm(hidden, self._weight.T, out=product)
+        if self._bias is not None:
+            product.add_(self._bias)
+        if logs.dtype != product.dtype:
+            logs.copy_(product)
+        if self._temperature != 1.0:
+            logs.div_(self._temperature)
+        torch.softmax(logs, -1, out=probabilities)
+        # The normaliser follows from the largest entry of both, without a second pass of exponentials.
+        logs.sub_(logs.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log())
+        return logs, probabilities
 
 
 class _Gradients:
@@ -158,13 +180,6 @@ class _Gradients:
             None if self._weight is None else self._weight.to(weight.dtype),
             None if self._bias is None or bias is None else self._bias.to(bias.dtype),
         )
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    """Return logits (n, V), at least in float32, that belong to the caller."""
-    product = nn.functional.linear(hidden, weight, bias)
-    wide = product.to(torch.promote_types(product.dtype, torch.float32))
-    return wide if temperature == 1.0 else wide.div_(temperature)
 
 
 def _dots(left: Tensor, right: Tensor) -> Tensor:
