@@ -1,6 +1,7 @@
 # make demo   set up, then train an agent on household tasks (about nine minutes on two cores)
 # make extras the engines of all environments: TextWorld, ScienceWorld, the official ALFWorld engine (needs cmake and g++)
 # make inspect the readers of inspect_ai, for the tests that our logs open in it
+# make vllm   vLLM for CPUs, for the tests against a real server and a real engine
 # make test   set up, then run the whole test suite
 #             PYTEST_OPTIONS='-n 2 --dist loadfile' shares it between two workers
 # make docs   set up, then build the site of the documents into site/
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # The set-up is done again only when what it depends on has changed.
 STAMP := $(VENV)/.installed
 
-.PHONY: setup extras inspect demo test docs lint check clean
+.PHONY: setup extras inspect vllm demo test docs lint check clean
 
 setup: $(STAMP)
 
@@ -37,6 +38,16 @@ build/inspect/.installed: tests/inspect-requirements.txt $(STAMP)
 	rm -rf build/inspect
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
 		--target build/inspect/site-packages --requirement tests/inspect-requirements.txt
+	touch $@
+
+vllm: build/vllm/.installed
+
+build/vllm/.installed: tests/vllm-requirements.txt
+	rm -rf build/vllm
+	$(PYTHON) -m venv build/vllm
+	build/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+		--requirement tests/vllm-requirements.txt || \
+		{ echo "vLLM cannot be installed here: its tests are skipped, unless REQUIRE_VLLM=1 is set"; exit 1; }
 	touch $@
 
 demo: setup
