@@ -129,6 +129,10 @@ class Engine(ABC):
     takes_adapter: bool = False
     """Whether `sync` is handed the tensors of a LoRA adapter alone instead of the whole weights."""
 
+    def __str__(self) -> str:
+        """Return what errors call it."""
+        return type(self).__name__
+
     @abstractmethod
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, session: Session | None = None

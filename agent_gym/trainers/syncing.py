@@ -121,7 +121,7 @@ async def check_arrival(engine: Engine, ids: Sequence[int], expected: Sequence[f
     # A difference that is no number is above any tolerance.
     if not difference <= tolerance:
         raise EngineError(
-            f"{type(engine).__name__} has taken new weights and does not use them: its log-probabilities differ from "
+            f"{engine} has taken new weights and does not use them: its log-probabilities differ from "
             f"the trainer's by up to {difference:.3g}, more than {tolerance:g} (engine.tolerance); look at its log, or "
             "hand the weights over in another way (engine.sync)."
         )
