@@ -162,6 +162,7 @@ class Trainer:
         done = run.checkpoints()
         if done:
             self.step = done[-1]
+            self.engine.version = self.step
             self._saved = checkpoints.load_state(run.checkpoint_path(self.step))
 
     def run(self) -> RunResult:

@@ -1,0 +1,405 @@
+"""How far sampling is from training, measured and corrected: against plain loops, and by exact expectations."""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from base_rows import START, groups
+from helpers import run, small_llama
+from torch import Tensor
+
+from agent_gym.engines.base import Sampling
+from agent_gym.engines.transformers import TransformersEngine
+from agent_gym.errors import TrainingError
+from agent_gym.trainers.algorithm import Algorithm
+from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.learner import Learner
+from agent_gym.trainers.mismatch import (
+    Level,
+    importance_ratios,
+    lag_metrics,
+    mismatch_metrics,
+    weight_metrics,
+)
+from agent_gym.trainers.presets import make_algorithm
+from agent_gym.trainers.replay_buffer import ReplayBuffer
+from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.update import UpdateSettings
+from agent_gym.trajectory import Group, Trajectory, Turn
+
+
+def rows(*, window: bool = False) -> tuple[Batch, list[Trajectory]]:
+    """Return the rows of trajectories with turns of several tokens, one of which branched from another."""
+    members = [trajectory for group in groups(window=window) for trajectory in group.trajectories]
+    parent = members[2]
+    child = replace(parent, id="child", parent_id=parent.id, turns=[replace(turn) for turn in parent.turns])
+    child.branch_turn, child.branch_offset = 2, parent.turns[2].start
+    child.logprobs = [*parent.logprobs[: child.branch_offset], *(p / 2 for p in parent.logprobs[child.branch_offset :])]
+    made = [*members, child]
+    return make_batch(made, [0.0] * len(made), [0] * len(made)), made
+
+
+def noisy(batch: Batch, scale: float = 0.7) -> Tensor:
+    noise = torch.randn(batch.mask.shape, generator=torch.Generator().manual_seed(3))
+    return (batch.sampled_logprobs + scale * noise) * batch.mask
+
+
+def by_hand(batch: Batch, proximal: Tensor, level: Level) -> list[list[float]]:
+    """Return the ratios, token by token."""
+    sums: dict[tuple[int, int], float] = defaultdict(float)
+    places = [(row, column) for row, column in batch.mask.nonzero().tolist()]
+    differences = {place: float(proximal[place]) - float(batch.sampled_logprobs[place]) for place in places}
+    for row, column in places:
+        sums[int(batch.trajectories[row]), int(batch.turns[row, column])] += differences[row, column]
+    ratios = [[1.0] * batch.mask.shape[1] for _ in range(len(batch))]
+    for row, column in places:
+        turn = sums[int(batch.trajectories[row]), int(batch.turns[row, column])]
+        ratios[row][column] = math.exp(turn if level == "turn" else differences[row, column])
+    return ratios
+
+
+@pytest.mark.parametrize("window", [False, True])
+@pytest.mark.parametrize("level", ["token", "turn"])
+def test_ratios_are_those_of_plain_loops_in_both_layouts_and_with_branches(level: Level, window: bool) -> None:
+    batch, _ = rows(window=window)
+    proximal = noisy(batch)
+    found = importance_ratios(
+        proximal, batch.sampled_logprobs, batch.mask, level, turns=batch.turns, trajectories=batch.trajectories
+    )
+    torch.testing.assert_close(found, torch.tensor(by_hand(batch, proximal, level)), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found, importance_ratios(proximal, batch.sampled_logprobs, batch.mask, "token")) or (
+        level == "token"
+    )
+
+
+def test_without_turns_a_row_is_one_turn() -> None:
+    batch, _ = rows(window=True)
+    proximal = noisy(batch)
+    alone = importance_ratios(proximal, batch.sampled_logprobs, batch.mask, "turn")
+    told = importance_ratios(
+        proximal, batch.sampled_logprobs, batch.mask, "turn", turns=batch.turns, trajectories=batch.trajectories
+    )
+    torch.testing.assert_close(alone, told)
+
+
+def test_the_measures_are_those_of_plain_loops() -> None:
+    batch, _ = rows()
+    proximal = noisy(batch)
+    differences = [float(proximal[r, c] - batch.sampled_logprobs[r, c]) for r, c in batch.mask.nonzero().tolist()]
+    ratios, count = [math.exp(value) for value in differences], len(differences)
+    assert mismatch_metrics(proximal, batch.sampled_logprobs, batch.mask) == pytest.approx(
+        {
+            "mismatch_mean": math.fsum(map(abs, differences)) / count,
+            "mismatch_max": max(map(abs, differences)),
+            "mismatch_kl": math.fsum(r - 1 - d for r, d in zip(ratios, differences, strict=True)) / count,
+            "effective_sample_size": math.fsum(ratios) ** 2 / math.fsum(r * r for r in ratios) / count,
+        },
+        rel=1e-5,
+    )
+    found = importance_ratios(proximal, batch.sampled_logprobs, batch.mask, "token")
+    assert weight_metrics(found, batch.mask, 1.5) == pytest.approx(
+        {
+            "importance_truncated": sum(ratio > 1.5 for ratio in ratios) / count,
+            "importance_mean": math.fsum(min(ratio, 1.5) for ratio in ratios) / count,
+            "effective_sample_size": math.fsum(ratios) ** 2 / math.fsum(r * r for r in ratios) / count,
+        },
+        rel=1e-5,
+    )
+
+
+def test_the_divergence_is_estimated_without_bias() -> None:
+    sampling, proximal = (torch.rand(6, generator=torch.Generator().manual_seed(n)).softmax(0) for n in (1, 2))
+    found = sum(
+        float(sampling[token])
+        * mismatch_metrics(proximal[token].log().view(1, 1), sampling[token].log().view(1, 1), torch.ones(1, 1))[
+            "mismatch_kl"
+        ]
+        for token in range(6)
+    )
+    exact = float((sampling * (sampling / proximal).log()).sum())
+    assert exact > 0.01 and found == pytest.approx(exact, rel=1e-4)
+
+
+def test_equal_policies_differ_by_nothing_and_nothing_generated_has_no_measures() -> None:
+    batch, _ = rows()
+    assert mismatch_metrics(batch.sampled_logprobs, batch.sampled_logprobs, batch.mask) == {
+        "mismatch_mean": 0.0,
+        "mismatch_max": 0.0,
+        "mismatch_kl": 0.0,
+        "effective_sample_size": 1.0,
+    }
+    empty = torch.zeros_like(batch.mask)
+    assert mismatch_metrics(batch.sampled_logprobs, batch.sampled_logprobs, empty) == {}
+    assert weight_metrics(empty + 1, empty, 2.0) == {}
+
+
+def test_one_broken_token_makes_no_weight_infinite_and_one_that_is_not_finite_is_named() -> None:
+    mask = torch.ones(1, 2)
+    far = importance_ratios(torch.tensor([[0.0, -1.0]]), torch.tensor([[-1e4, -1.0]]), mask, "turn")
+    assert torch.isfinite(far).all() and (far == far[0, 0]).all()
+    with pytest.raises(TrainingError, match="log-probability is not finite"):
+        importance_ratios(torch.tensor([[float("nan"), 0.0]]), torch.zeros(1, 2), mask, "token")
+
+
+def test_padding_that_is_not_finite_does_not_matter() -> None:
+    mask = torch.tensor([[1.0, 0.0]])
+    found = importance_ratios(torch.tensor([[-1.0, float("nan")]]), torch.tensor([[-2.0, 0.0]]), mask, "turn")
+    torch.testing.assert_close(found, torch.tensor([[math.e, 1.0]]))
+
+
+def test_the_lag_counts_every_generated_token() -> None:
+    made = groups()
+    made[0].trajectories[0].turns[1].engine_version = 3
+    made[1].trajectories[0].error = "broken"
+    ages = [
+        5 - turn.engine_version
+        for group in made
+        for trajectory in group.valid
+        for turn in trajectory.turns
+        for _ in range(turn.start, turn.end)
+    ]
+    assert lag_metrics(made, 5) == pytest.approx({"lag_mean": sum(ages) / len(ages), "lag_max": 5.0})
+    assert lag_metrics([], 5) == {"lag_mean": 0.0, "lag_max": 0.0}
+
+
+def test_each_token_knows_the_version_that_sampled_it() -> None:
+    for window in (False, True):
+        made = [trajectory for group in groups(window=window) for trajectory in group.trajectories]
+        for number, trajectory in enumerate(made):
+            for place, turn in enumerate(trajectory.turns):
+                turn.engine_version = 10 * number + place
+        batch = make_batch(made, [0.0] * len(made), [0] * len(made))
+        expected = torch.where(batch.mask.bool(), 10 * batch.trajectories.unsqueeze(1) + batch.turns, -1)
+        assert torch.equal(batch.versions, expected)
+
+
+# -- in training -------------------------------------------------------------------------------------------------------
+
+EXACT = UpdateSettings(learning_rate=1e-9, max_grad_norm=1e9)
+
+
+def learned(
+    settings: UpdateSettings, algorithm: Algorithm, made: Sequence[Group], *, tokens: int = 64, **values: Any
+) -> tuple[Any, Any]:
+    """Learn from groups, from the same start each time; return the learner and the metrics."""
+    own = Learner(small_llama(tokens), algorithm, settings, **values)
+    return own, own.learn(made, START)
+
+
+def gradients(own: Learner) -> list[Tensor]:
+    return [parameter.grad.clone() for parameter in own.updater.scorer.parameters()]
+
+
+def test_the_gradient_is_that_of_the_weighted_loss_written_out() -> None:
+    made = groups()
+    settings = replace(EXACT, importance="token", importance_cap=1.3, micro_batch_tokens=40)
+    own, metrics = learned(settings, grpo(), made)
+    model = small_llama()
+    batch, _ = Learner(model, grpo(), EXACT).batch(made, START)
+    logprobs, _ = TokenScorer(model)(batch.input_ids, batch.mask)
+    proximal = logprobs.detach()
+    weights = (proximal - batch.sampled_logprobs).exp().clamp(max=1.3)
+    # The clipped surrogate has the gradient of the plain one where the ratio is 1.
+    loss = -(weights * batch.advantages * (logprobs - proximal).exp() * batch.mask).sum() / batch.mask.sum()
+    loss.backward()
+    expected = [parameter.grad for parameter in model.parameters()]
+    assert 0 < metrics["importance_truncated"] < 1
+    for one, two in zip(gradients(own), expected, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
+
+
+TOKENS = 8
+"""Of the policies whose every answer is enumerated."""
+
+
+def every_answer(policy: Any, length: int) -> list[Trajectory]:
+    """Return every answer of so many tokens, with the log-probabilities that a policy gives them."""
+    made = []
+    for answer in itertools.product(range(TOKENS), repeat=length):
+        trajectory = Trajectory("t", id="-".join(map(str, answer)))
+        trajectory.append_context([1, 2, 3])
+        ids = torch.tensor([[1, 2, 3, *answer]])
+        with torch.no_grad():
+            said = policy(input_ids=ids).logits[0, 2:-1].log_softmax(-1)
+        logprobs = said.gather(1, torch.tensor(answer).unsqueeze(1)).squeeze(1).tolist()
+        trajectory.append_action(list(answer), logprobs, [0.0] * length)
+        trajectory.turns.append(Turn("o", "t", "a", 3, 3 + length))
+        made.append(trajectory)
+    return made
+
+
+def expected_gradient(sampler: Any, settings: UpdateSettings, length: int, **values: Any) -> list[Tensor]:
+    """Return the expectation, over answers of `sampler`, of what training makes of one answer."""
+
+    def advantages(batch: Batch, _: Tensor) -> Tensor:
+        # Some number for each answer; the same one for all its tokens.
+        answer = (batch.input_ids * batch.mask * torch.arange(1, batch.mask.shape[1] + 1)).sum(1, keepdim=True)
+        return (answer.sin() + 0.1) * batch.mask
+
+    def probabilities(batch: Batch) -> Tensor:
+        # Each answer counts as often as it is sampled; the mean over rows becomes the expectation.
+        return (
+            (batch.sampled_logprobs * batch.mask).sum(1, keepdim=True).exp() * len(batch) * torch.ones_like(batch.mask)
+        )
+
+    base = replace(grpo(), advantages=(advantages,), weights=(probabilities,), aggregation="seq-mean-token-sum")
+    own, _ = learned(settings, base, [Group("g", "t", every_answer(sampler, length))], tokens=TOKENS, **values)
+    return gradients(own)
+
+
+def distance(one: Sequence[Tensor], two: Sequence[Tensor]) -> float:
+    """Return how far gradients are from each other, relative to their size."""
+    square = sum(float((a - b).square().sum()) for a, b in zip(one, two, strict=True))
+    return math.sqrt(square / sum(float(b.square().sum()) for b in two))
+
+
+@pytest.mark.parametrize(("level", "length"), [("token", 1), ("turn", 1), ("turn", 2)])
+def test_without_a_cap_the_expected_gradient_is_the_one_on_the_policys_own_samples(level: Level, length: int) -> None:
+    on_policy = expected_gradient(small_llama(TOKENS), EXACT, length)
+    other = small_llama(TOKENS, seed=5)
+    plain = expected_gradient(other, EXACT, length, proximal=True)
+    assert distance(plain, on_policy) > 0.1
+    settings = replace(EXACT, importance=level, importance_cap=math.inf)
+    assert distance(expected_gradient(other, settings, length), on_policy) < 1e-4
+    capped = replace(settings, importance_cap=0.5)
+    assert distance(expected_gradient(other, capped, length), on_policy) > 0.05
+
+
+def test_ratios_of_tokens_leave_out_that_earlier_tokens_differ_too() -> None:
+    on_policy = expected_gradient(small_llama(TOKENS), EXACT, 2)
+    settings = replace(EXACT, importance="token", importance_cap=math.inf)
+    assert distance(expected_gradient(small_llama(TOKENS, seed=5), settings, 2), on_policy) > 0.05
+
+
+def scored_rows(own: Learner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which the number of rows is appended whenever some go through the policy."""
+    seen: list[int] = []
+    original = TokenScorer.forward
+
+    def counted(self: TokenScorer, input_ids: Tensor, *arguments: Any, **values: Any) -> Any:
+        seen.append(len(input_ids))
+        return original(self, input_ids, *arguments, **values)
+
+    monkeypatch.setattr(TokenScorer, "forward", counted)
+    return seen
+
+
+def sampled_by(model: Any) -> list[Group]:
+    """Return two groups of answers that an engine has sampled from a model."""
+    engine = TransformersEngine(model, stop_token_ids=[])
+    made = []
+    for group in range(2):
+        members = []
+        for member in range(3):
+            done = run(engine.generate([3, 4, 5 + group], Sampling(4, seed=7 * group + member)))
+            trajectory = Trajectory("t", id=f"g{group}e{member}")
+            trajectory.append_context([3, 4, 5 + group])
+            trajectory.append_action(done.token_ids, done.logprobs, done.entropies)
+            trajectory.turns.append(Turn("o", "t", "a", 3, 7, reward=float(member == 0)))
+            members.append(trajectory)
+        made.append(Group(f"g{group}", "t", members))
+    return made
+
+
+def test_where_the_engine_shares_the_model_the_mismatch_is_told_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_llama()
+    made = sampled_by(model)
+    own = Learner(model, grpo(), EXACT)
+    seen = scored_rows(own, monkeypatch)
+    metrics = own.learn(made, START)
+    assert sum(seen) == 6
+    assert 0 <= metrics["mismatch_mean"] <= metrics["mismatch_max"] < 1e-4
+    assert abs(metrics["mismatch_kl"]) < 1e-6 and metrics["effective_sample_size"] == pytest.approx(1, abs=1e-6)
+    assert "importance_truncated" not in metrics
+
+
+def test_only_the_first_update_tells_the_mismatch_when_nobody_asks_before() -> None:
+    """The others come after weights have moved, which is no mismatch of the engine's."""
+    model = small_llama()
+    made = sampled_by(model)
+    own = Learner(model, grpo(), replace(EXACT, learning_rate=1e-1, updates_per_step=3))
+    assert own.learn(made, START)["mismatch_max"] < 1e-4
+
+
+def test_asked_for_the_proximal_policy_ratios_start_from_it_and_every_row_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = groups()
+    own = Learner(small_llama(), grpo(), replace(EXACT, micro_batch_tokens=40), proximal=True, record_signals=True)
+    plain, _ = Learner(small_llama(), grpo(), EXACT).batch(made, START)
+    with torch.no_grad():
+        exact, _ = TokenScorer(small_llama())(plain.input_ids, plain.mask)
+    batch, _ = own.batch(made, START)
+    torch.testing.assert_close(batch.old_logprobs, exact, atol=1e-5, rtol=1e-5)
+    assert torch.equal(batch.sampled_logprobs, plain.sampled_logprobs)
+    metrics = own.learn(made, START)
+    expected = mismatch_metrics(exact, plain.sampled_logprobs, plain.mask)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert max(abs(value) for each in own.signals.values() for value in each["log_ratio"]) < 1e-4
+
+
+@pytest.mark.parametrize("proximal", [False, True])
+def test_correction_that_has_nothing_to_correct_changes_no_gradient(proximal: bool) -> None:
+    made = sampled_by(small_llama())
+    plain, _ = learned(EXACT, grpo(), made, proximal=proximal)
+    for level in ("token", "turn"):
+        corrected, metrics = learned(replace(EXACT, importance=level), grpo(), made)
+        assert metrics["importance_truncated"] == 0 and metrics["importance_mean"] == pytest.approx(1, abs=1e-5)
+        assert distance(gradients(corrected), gradients(plain)) < 1e-4
+
+
+@pytest.mark.parametrize("window", [False, True])
+def test_weights_and_versions_are_signals_of_each_token(window: bool) -> None:
+    made = groups(window=window)
+    for group in made:
+        for trajectory in group.trajectories:
+            for number, turn in enumerate(trajectory.turns):
+                turn.engine_version = number
+    settings = replace(EXACT, importance="turn", importance_cap=1.2)
+    own, _ = learned(settings, grpo(), made, record_signals=True)
+    batch, _ = own.batch(made, START)
+    assert 0 < float(batch.importance.min()) < 1
+    told = [own.signals[trajectory.id] for group in made for trajectory in group.valid]
+    assert sum(sum(each["importance"]) for each in told) == pytest.approx(float((batch.importance * batch.mask).sum()))
+    assert sum(sum(each["version"]) for each in told) == float((batch.versions * batch.mask).sum())
+    for trajectory in made[0].trajectories:
+        version = own.signals[trajectory.id]["version"]
+        assert [version[turn.start] for turn in trajectory.turns] == list(range(len(trajectory.turns)))
+
+
+@pytest.mark.parametrize("name", ["spear", "epo+arpo+empg+spear", "ppo", "gigpo", "dapo"])
+@pytest.mark.parametrize("level", ["token", "turn"])
+def test_every_method_trains_with_corrected_losses(name: str, level: str) -> None:
+    algorithm = make_algorithm(name, {})
+    own = Learner(small_llama(), algorithm, replace(EXACT, importance=level, updates_per_step=2), record_signals=True)
+    for _ in range(2):
+        metrics = own.learn(groups(), START)
+        assert all(math.isfinite(value) for value in metrics.values())
+        assert 0 <= metrics["importance_truncated"] <= 1
+
+
+def test_rows_that_are_replayed_keep_their_old_log_probabilities_and_their_weight() -> None:
+    own = Learner(small_llama(), grpo(), replace(EXACT, importance="token"))
+    batch, _ = own.batch(groups(), START)
+    buffer = ReplayBuffer()
+    buffer.add(batch, 0)
+    again = ReplayBuffer()
+    again.load_state_dict(buffer.state_dict())
+    draw = again.draw(1, generator=torch.Generator().manual_seed(0))
+    assert draw is not None and len(draw.rows)
+    kept = [float(value) for value in draw.rows.importance[draw.rows.mask.bool()]]
+    assert any(value != 1 for value in kept)
+    stored = buffer.rows[0]
+    for name in ("importance", "old_logprobs", "sampled_logprobs", "versions"):
+        whole = getattr(stored, name)
+        for row in range(len(draw.rows)):
+            own_row = getattr(draw.rows, name)[row, : int(draw.rows.lengths[row])]
+            assert any(torch.equal(own_row, other[: len(own_row)]) for other in whole)
+    padded = draw.rows.importance[~draw.rows.mask.bool()]
+    assert (padded == 1).all()
