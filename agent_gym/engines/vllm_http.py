@@ -19,6 +19,9 @@ from agent_gym.errors import ContextLengthError, EngineError, RefusedError
 _HEALTH_SECONDS = 5.0
 """What lives says so within this time; together with a broken connection this bounds how late a death is noticed."""
 
+_TOO_SLOW = (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout)
+"""Both clocks run at the same time, and either may be first; a connection that is not made in time is another thing."""
+
 
 class ServerDownError(EngineError):
     """A server has died, hangs or is out of order: another one may answer the same request."""
@@ -126,7 +129,7 @@ class VllmServer(Server):
             asked_for = None
             try:
                 response = await lanes.post(path, body)
-            except TimeoutError:
+            except _TOO_SLOW:
                 raise self.down(f"has not answered within {self.patience.request:g} s (engine.timeout)") from None
             except httpx.TransportError as error:
                 reason = self._reason(error)
@@ -157,7 +160,7 @@ class VllmServer(Server):
         lanes = Lanes(self.url, self._headers, count=1, connect=self.patience.connect, request=seconds)
         try:
             response = await lanes.post(path, b"" if body is None else json.dumps(body).encode())
-        except TimeoutError:
+        except _TOO_SLOW:
             raise self.down(f"has not answered {path} within {seconds:g} s") from None
         except httpx.TransportError as error:
             raise self.down(f"has died or cannot be reached ({self._reason(error)})") from None

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ from helpers import run, small_llama
 from openai_server import Reply, refused
 from vllm_fake import VOCABULARY, FakeVllm, vllm_serving
 
+from agent_gym.engines.adapters import CONFIG, WEIGHTS, adapter_weights, add_adapters
 from agent_gym.engines.base import Completion, Sampling
 from agent_gym.engines.retrying import Patience
 from agent_gym.engines.vllm_server import VllmServerEngine, connect
 from agent_gym.errors import ContextLengthError, EngineError, RefusedError
-from agent_gym.sections import EngineSection
+from agent_gym.sections import EngineSection, LoraSection
 from agent_gym.tools.web import Retries
 
 PROMPT = [3, 4, 5, 6]
@@ -392,7 +394,46 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Any) -> None:
         run(engine.sync(weights(1.0)))
 
 
+def adapted() -> Any:
+    pytest.importorskip("peft", reason="needs the extra lora")
+    model = small_llama(VOCABULARY)
+    add_adapters(model, LoraSection(rank=2), base=None, seed=0)
+    return model
+
+
+def test_an_adapter_is_swapped_in_where_every_server_loads_them(tmp_path: Any) -> None:
+    fake, model = FakeVllm(adapters=True), adapted()
+    with reached(fake, model=model, sync_folder=str(tmp_path)) as engine:
+        assert engine.takes_adapter
+        run(engine.sync(adapter_weights(model)))
+        loaded = fake.called("/load_lora_adapter")[0].body
+        assert loaded["load_inplace"] and Path(loaded["lora_path"]).is_relative_to(tmp_path)
+        assert {path.name for path in Path(loaded["lora_path"]).iterdir()} >= {WEIGHTS, CONFIG}
+        once(engine)
+        assert fake.called("/inference/v1/generate")[-1].body["model"] == loaded["lora_name"]
+    assert fake.order() == ["/pause", "/load_lora_adapter", *PUSHED[2:]] and list(tmp_path.iterdir()) == []
+
+
+def test_without_servers_that_load_adapters_the_merged_weights_go_by_file() -> None:
+    with reached(FakeVllm(adapters=True), FakeVllm(), model=adapted()) as engine:
+        assert not engine.takes_adapter
+    with pytest.raises(EngineError, match="--lora-rank 2"), reached(FakeVllm(), model=adapted(), sync="lora"):
+        pass
+    with pytest.raises(EngineError, match=r"set model\.lora"), reached(FakeVllm(adapters=True), sync="lora"):
+        pass
+
+
+def test_the_key_is_sent_and_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "very-secret")
+    fake = FakeVllm()
+    with reached(fake) as engine:
+        fake.replies["/inference/v1/generate"] = lambda asked: refused(401, "wrong key very-secret")
+        sentence = failure(engine)
+        assert fake.called("/inference/v1/generate")[0].headers["authorization"] == "Bearer very-secret"
+    assert "set VLLM_API_KEY" in sentence and "very-secret" not in sentence
+
+
 def test_weights_go_to_other_machines_only_where_the_network_is_trusted() -> None:
     section = EngineSection(kind="server", urls=["http://vllm.invalid:8000"])
-    with pytest.raises(EngineError, match="engine.trust_network=true"):
+    with pytest.raises(EngineError, match=r"engine\.trust_network=true"):
         connect(section, model=small_llama(VOCABULARY), max_batch=4)
