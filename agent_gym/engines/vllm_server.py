@@ -75,6 +75,7 @@ class VllmServerEngine(Engine):
         """Servers that are left out, and why."""
         self._stop_ids = tuple(stop_ids)
         self._pusher = pusher
+        self.takes_adapter = pusher is not None and pusher.takes_adapter
         self._top_logprobs = top_logprobs
         self._tolerance = tolerance
         self._sync_seconds = sync_seconds
@@ -85,11 +86,6 @@ class VllmServerEngine(Engine):
         """Versions of the weights before the present ones, by the labels that servers were told."""
         self._flattening: set[str] = set()
         """Servers that are known to report log-probabilities after temperature."""
-
-    @property
-    def takes_adapter(self) -> bool:
-        """Whether `sync` wants the tensors of the adapter alone, see `adapters.adapter_weights`."""
-        return self._pusher is not None and self._pusher.takes_adapter
 
     def __str__(self) -> str:
         return f"vLLM at {', '.join(self.servers)}"
