@@ -109,7 +109,7 @@ class VllmEngine(Engine):
         if self._grouped or tensor_parallel > 1:
             # Every process that torchrun started makes its own engine; layers are shared by neighbours.
             arguments.setdefault("distributed_executor_backend", "external_launcher")
-        self._thread = VllmThread(lambda: building.build(arguments), lambda: self.version)
+        self._thread = VllmThread(lambda: building.build(arguments, grouped=self._grouped), lambda: self.version)
         settings = self._thread.call(lambda engine: engine.vllm_config.model_config).result()
         self._cuts = self._thread.call(lambda engine: all(engine.collective_rpc(building.report_before_cuts))).result()
         self.max_context = int(settings.max_model_len)
@@ -197,8 +197,9 @@ class VllmEngine(Engine):
         """End vLLM, after the requests in flight."""
         if not self._closed:
             self._closed = True
-            ended = self._thread.end(lambda engine: building.tear_down(engine, distributed=self._grouped))
+            ended = self._thread.end(lambda engine: building.tear_down(engine, grouped=self._grouped))
             await asyncio.wrap_future(ended)
+            self._thread.join()
 
     # -- in vLLM's thread ------------------------------------------------------------------------------------------
 
@@ -239,7 +240,7 @@ class VllmEngine(Engine):
                 f"A prompt of {len(token_ids)} tokens and max_tokens={max_tokens} exceed the model's context of "
                 f"{self.max_context}: shorten the episode or the generation."
             )
-        if not self._has_weights or self._asleep:
+        if not self._closed and (not self._has_weights or self._asleep):
             raise EngineError("vLLM has no weights yet, or sleeps: sync and wake it first.")
 
     def _parameters(self, sampling: Sampling) -> Any:
@@ -275,12 +276,13 @@ class VllmEngine(Engine):
             # The sampled token comes first, then the most probable ones, it may be among them.
             sampled, top = named.logprobs[start], named.logprobs[start + 1 : end]
             among = named.token_ids[start] in named.token_ids[start + 1 : end]
-            logprobs.append(min(0.0, sampled))
+            logprobs.append(sampled)
             entropies.append(estimated_entropy(top if among else [sampled, *top], min(top, default=0.0)))
         return Completion(token_ids, _finite(logprobs), entropies, answer.finish_reason, version, exact_entropy=False)
 
 
 def _finite(logprobs: list[float]) -> list[float]:
+    """Return log-probabilities, those that rounding has put above 0 as 0."""
     if not all(map(math.isfinite, logprobs)):
         raise EngineError("vLLM gave log-probabilities that are no numbers: see that weights and dtype are right.")
-    return logprobs
+    return [min(0.0, logprob) for logprob in logprobs]

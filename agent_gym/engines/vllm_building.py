@@ -67,11 +67,12 @@ def stored_dtype(model: str) -> str:
     return "auto" if stored is None else str(stored).removeprefix("torch.")
 
 
-def build(arguments: Mapping[str, Any]) -> Any:
+def build(arguments: Mapping[str, Any], *, grouped: bool) -> Any:
     """Make vLLM's engine in this thread.
 
     Args:
         arguments: Of vLLM's `EngineArgs`.
+        grouped: Whether there are process groups already, which stay.
 
     Returns:
         An `LLMEngine` whose model runs in this process.
@@ -87,27 +88,33 @@ def build(arguments: Mapping[str, Any]) -> Any:
         try:
             engine = engine_class.from_engine_args(arguments_class(**arguments))
         except (ValueError, TypeError, OSError, RuntimeError, AssertionError, ImportError) as error:
+            if not grouped:
+                _end_groups()
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise EngineError(f"vLLM cannot run the model {arguments['model']}: {lines[0].rstrip('.')}.") from error
     engine.collective_rpc(report_before_cuts)
     return engine
 
 
-def tear_down(engine: Any, *, distributed: bool) -> None:
+def tear_down(engine: Any, *, grouped: bool) -> None:
     """Free what an engine holds.
 
     Args:
         engine: It is not used again.
-        distributed: Whether process groups existed before it, which stay.
+        grouped: Whether there were process groups before it, which stay.
     """
     engine.engine_core.shutdown()
-    if not distributed:
-        state = importlib.import_module("vllm.distributed.parallel_state")
-        state.destroy_model_parallel()
-        state.destroy_distributed_environment()
+    if not grouped:
+        _end_groups()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _end_groups() -> None:
+    state = importlib.import_module("vllm.distributed.parallel_state")
+    state.destroy_model_parallel()
+    state.destroy_distributed_environment()
 
 
 @contextmanager

@@ -57,6 +57,8 @@ class VllmThread:
         self._running: dict[str, Request] = {}
         self._count = 0
         self._broken = ""
+        self._ended = False
+        self._ending = threading.Lock()
         self._engine: Any = None
         made: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(made,), name="vllm", daemon=True)
@@ -75,11 +77,16 @@ class VllmThread:
         """Call a function as `call` does, and take no more requests."""
         return self._put(_Call(function, last=True))
 
+    def join(self) -> None:
+        """Wait for the end, once `end` was called."""
+        self._thread.join()
+
     def _put(self, item: "Request | _Call") -> "Future[Any]":
-        if self._thread.is_alive():
-            self._inbox.put(item)
-        else:
-            item.future.set_exception(EngineError("vLLM was closed: make the engine anew."))
+        with self._ending:
+            if not self._ended:
+                self._inbox.put(item)
+                return item.future
+        item.future.set_exception(_closed())
         return item.future
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -99,6 +106,8 @@ class VllmThread:
             if self._running:
                 self._advance()
         self._engine = None
+        with self._ending:
+            self._ended = True
         self._refuse_all()
 
     def _receive(self) -> None:
@@ -185,7 +194,7 @@ class VllmThread:
         while self._waiting or not self._inbox.empty():
             item = self._waiting.popleft() if self._waiting else self._inbox.get()
             if item.future.set_running_or_notify_cancel():
-                item.future.set_exception(EngineError("vLLM was closed: make the engine anew."))
+                item.future.set_exception(_closed())
 
 
 def _fail(request: Request, sentence: str, cause: Exception) -> None:
@@ -193,6 +202,10 @@ def _fail(request: Request, sentence: str, cause: Exception) -> None:
         failure = EngineError(f"{sentence.rstrip('.')}.")
         failure.__cause__ = cause
         request.future.set_exception(failure)
+
+
+def _closed() -> EngineError:
+    return EngineError("vLLM was closed: make the engine anew.")
 
 
 def _words(error: Exception) -> str:
