@@ -69,6 +69,10 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run; one is made up if not given.")] = None,
     runs: Runs = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of that name, if there is one.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Build everything but the model, make one step with a tiny one, write nothing."),
+    ] = False,
     track: Track = None,
     set_: Assignments = None,
 ) -> None:
@@ -85,7 +89,27 @@ def train(
         "seed": seed,
         "tracking": track,
     }
-    run_training(config, merge(overrides, set_), recipe_name=recipe, name=name, runs=runs, resume=resume)
+    run_training(
+        config,
+        merge(overrides, set_),
+        recipe_name=recipe,
+        name=name,
+        runs=runs,
+        resume=resume,
+        dry_run=dry_run,
+    )
+
+
+@app.command("merge", epilog=example("agent-gym merge runs/lora --to models/agent"))
+def merge_model(
+    model: Annotated[str, typer.Argument(metavar="RUN", help="A run that trained LoRA, or a folder with an adapter.")],
+    to: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")],
+    dtype: Annotated[str, typer.Option(help="Of the weights: auto (that of the base), float32 or bfloat16.")] = "auto",
+) -> None:
+    """Write an adapter and its base as one plain model folder."""
+    from agent_gym.cli.merging import run_merge
+
+    typer.echo(run_merge(model, to, dtype=dtype))
 
 
 @app.command(epilog=example("agent-gym play alfworld --option size=tiny --seed 3"))

@@ -88,7 +88,12 @@ def _make_tiny(config: TrainConfig) -> tuple[PreTrainedModel, Any]:
     model: PreTrainedModel = make_model(tokenizer, size, seed=derive_seed(config.seed, "model"))
     if section.attention != "auto":
         model.set_attn_implementation(section.attention)
-    return (model.to(torch.bfloat16) if section.dtype == "bfloat16" else model), tokenizer
+    if section.dtype == "bfloat16":
+        # Not its buffers: loaded from a checkpoint, it has the frequencies of its positions in float32.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
+        model.config.dtype = torch.bfloat16
+    return model, tokenizer
 
 
 def keep_base(policy: Policy, run: RunFolder) -> None:
@@ -109,13 +114,18 @@ def keep_base(policy: Policy, run: RunFolder) -> None:
     name_base(policy.model, str(path))
 
 
-def corpus(config: TrainConfig) -> list[str]:
-    """Return what the environment says and is answered in demonstrated episodes, detours included."""
+def corpus(config: TrainConfig, episodes: int | None = None) -> list[str]:
+    """Return what the environment says and is answered in demonstrated episodes, detours included.
+
+    Args:
+        config: Of the run.
+        episodes: How many; by default as many as a tokenizer takes to learn from.
+    """
     env = demonstration_env(config)
     policy = _whoever_can(Demonstrator(demonstration_settings(config.warm_start)))
     chat, parsed, settings = ByteChat(), syntax(config.rollout.syntax), episode_settings(config.rollout, 1.0)
     texts = [config.rollout.system_prompt]
-    for number in range(_SLOW_CORPUS_EPISODES if env.blocking else _CORPUS_EPISODES):
+    for number in range(episodes or (_SLOW_CORPUS_EPISODES if env.blocking else _CORPUS_EPISODES)):
         seed = derive_seed(config.seed, "corpus", number)
         trajectory = play(env, policy, chat, parsed, settings, seed=seed)
         texts += [f"Goal: {trajectory.goal}.", trajectory.final_observation, *_said(trajectory)]

@@ -50,6 +50,24 @@ def named_weights(model: PreTrainedModel, *, merged: bool = True) -> Iterator[tu
             yield f"{prefix}.{name}".replace(_BASE, "").lstrip("."), whole
 
 
+def merge_adapters(model: PreTrainedModel) -> None:
+    """Merge a model's active adapters into its weights and take them out of it, in place; one layer at a time.
+
+    Raises:
+        TrainingError: A layer has adapters of a kind that cannot be merged here.
+    """
+    for name, layer in list(model.named_modules()):
+        if not hasattr(layer, "lora_A"):
+            continue
+        base: Any = layer.base_layer
+        base.weight.data = _merge(base.weight.detach(), layer)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, base)
+    # transformers' own flag and peft's own note that there are adapters.
+    model._hf_peft_config_loaded = False
+    del model.peft_config
+
+
 def _kept_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the buffers that belong to a module's state dict."""
     forgotten = module._non_persistent_buffers_set

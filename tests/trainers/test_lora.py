@@ -1,11 +1,13 @@
 """LoRA: adapters alone are trained, kept and loaded; engine, trainer and merged model agree."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import TEXTS, run, small_gpt2, small_llama, trajectory
+from safetensors.torch import load_file
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import build
@@ -31,6 +33,7 @@ from agent_gym.trainers.optimizers import make_optimizer
 from agent_gym.trainers.policy import make_policy
 from agent_gym.trainers.reference import Reference
 from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.trainer import train
 from agent_gym.trainers.warmstart import CloneSettings, clone
 
 
@@ -208,3 +211,80 @@ def test_a_model_that_stores_its_weights_transposed_can_be_adapted() -> None:
     model = small_gpt2(dropout=0.0)
     add_adapters(model, LoraSection(rank=2), base=None, seed=0)
     assert adapter_parameters(model)
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+RUN: dict[str, Any] = {
+    "env": {"id": "alfworld", "options": {"size": "tiny", "max_turns": 6}},
+    "model": {"hidden": 16, "layers": 1, "heads": 2, "feed_forward": 32, "vocabulary": 600, "lora": {"rank": 4}},
+    "rollout": {"tasks": 2, "concurrency": 8, "max_tokens": 6},
+    "algorithm": {"name": "grpo", "options": {"group_size": 2, "kl_coefficient": 0.1, "entropy_coefficient": 0.1}},
+    "update": {"learning_rate": 1e-2},
+    "measure": {"tasks": 0},
+    "steps": 3,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 9,
+    "threads": 1,
+}
+
+
+def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Return a run with LoRA on the tiny model, and its records."""
+    folder = tmp_path_factory.mktemp("runs") / "lora"
+    return folder, train(build(TrainConfig, RUN), folder).metrics
+
+
+def test_a_run_trains_adapters_against_its_own_beginning(finished: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, records = finished
+    distances = [record["kl_reference"] for record in records]
+    assert abs(distances[0]) < 1e-7 and min(distances[1:]) > 1e-6
+    assert sorted(path.name for path in (folder / "base").glob("*.safetensors")) == ["model.safetensors"]
+    for step in range(4):
+        found = (folder / f"checkpoints/step-{step}").glob("*.safetensors")
+        assert [path.name for path in found] == ["adapter_model.safetensors"]
+    first, last = (load_model(str(folder / f"checkpoints/step-{step}"))[0](input_ids=IDS).logits for step in (0, 3))
+    assert torch.equal(first, load_model(str(folder / "base"))[0](input_ids=IDS).logits)
+    assert not torch.allclose(first, last, atol=1e-4)
+
+
+def test_a_run_that_was_cut_off_goes_on_bit_for_bit(
+    finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    folder, records = finished
+    shutil.copytree(folder, tmp_path / "run")
+    for step in (2, 3):
+        shutil.rmtree(tmp_path / f"run/checkpoints/step-{step}")
+    resumed = train(build(TrainConfig, RUN), tmp_path / "run", resume=True).metrics
+    assert without_times(resumed) == without_times(records)
+    one, other = (
+        load_file(path / "checkpoints/step-3/adapter_model.safetensors") for path in (folder, tmp_path / "run")
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_that_was_moved_takes_its_base_along(finished: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    folder, _ = finished
+    before = load_model(str(folder / "checkpoints/step-3"))[0](input_ids=IDS).logits
+    shutil.copytree(folder, tmp_path / "moved")
+    config = tmp_path / "moved/checkpoints/step-3" / CONFIG
+    config.write_text(config.read_text().replace(str(folder), "/gone"))
+    after = load_model(str(config.parent))[0](input_ids=IDS).logits
+    assert torch.equal(before, after)
+
+
+def test_gradient_checkpointing_and_bfloat16_train_and_resume(tmp_path: Path) -> None:
+    """The engine samples from the same model between updates."""
+    model = {**RUN["model"], "lora": None, "dtype": "bfloat16", "gradient_checkpointing": True}
+    config = build(TrainConfig, {**RUN, "model": model, "update": {"learning_rate": 1e-4}})
+    records = train(config, tmp_path / "run").metrics
+    assert all(record["grad_norm"] > 0 for record in records)
+    for step in (2, 3):
+        shutil.rmtree(tmp_path / f"run/checkpoints/step-{step}")
+    again = train(config, tmp_path / "run", resume=True).metrics
+    assert without_times(again) == without_times(records)
