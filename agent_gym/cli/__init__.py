@@ -6,16 +6,21 @@ from collections.abc import MutableMapping
 
 
 def main() -> None:
-    """Run the command line; errors that are meant for a user become one sentence and exit code 2."""
+    """Run the command line; errors that are meant for a user become one sentence and exit code 2.
+
+    A run that was ended by a signal has the exit code that shells give it: 130 for Ctrl-C, 143 for SIGTERM.
+    """
     _let_threads_sleep(os.environ)
     from agent_gym.cli.app import app
-    from agent_gym.errors import AgentGymError
+    from agent_gym.errors import AgentGymError, StoppedError
 
     try:
         app()
     except AgentGymError as error:
+        if hasattr(error, "told_by"):
+            sys.exit(2)  # Another process of the run has met it, and says so.
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        sys.exit(error.exit_code if isinstance(error, StoppedError) else 2)
 
 
 def _let_threads_sleep(environment: MutableMapping[str, str]) -> None:

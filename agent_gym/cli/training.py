@@ -1,6 +1,7 @@
 """`agent-gym train`: progress while it runs, and what came of it."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,21 +31,35 @@ def run_training(
     name: str | None,
     runs: Path,
     resume: bool,
+    dry_run: bool = False,
 ) -> None:
-    """Load the configuration, train, and print the result."""
+    """Load the configuration, train, and print the result; in a dry run, rehearse and print what would be run."""
     base, overrides = with_recipe(overrides, recipe_name)
     config = load(TrainConfig, path, overrides, base=base)
     console = Console()
-    method = "+".join(map(_short, config.algorithm.name.split("+")))
-    folder = runs / name if name else _free_name(runs, f"{_short(config.env.id)}-{method}")
-    with Display(console, config) as display:
-        from agent_gym.trainers.presets import make_algorithm
-        from agent_gym.trainers.trainer import train, with_split
+    if dry_run:
+        from agent_gym.cli.rehearsing import run_rehearsal
 
-        for note in make_algorithm(config.algorithm.name, config.algorithm.options).notes:
-            console.print(f"[yellow]warning:[/yellow] {escape(note)}", soft_wrap=True)
-        config = with_split(config)
-        result = train(config, folder, resume=resume, listener=display)
+        run_rehearsal(console, config)
+        return
+    method = "+".join(map(_short, config.algorithm.name.split("+")))
+    with Display(console, config) as display, ExitStack() as stack:
+        from agent_gym.trainers.presets import make_algorithm
+        from agent_gym.trainers.trainer import join_for, train, with_split
+
+        processes = join_for(config)
+        stack.callback(processes.part)
+        # One process speaks, and chooses the name for all.
+        console.quiet = not processes.is_main
+        folder = processes.told(lambda: runs / name if name else _free_name(runs, f"{_short(config.env.id)}-{method}"))
+
+        with processes.together():
+            for note in make_algorithm(config.algorithm.name, config.algorithm.options).notes:
+                console.print(f"[yellow]warning:[/yellow] {escape(note)}", soft_wrap=True)
+            config = with_split(config)
+        result = train(config, folder, resume=resume, listener=display, processes=processes)
+        if not processes.is_main:
+            return
     if result.before and result.after:
         console.print(_table(result.before, result.after, config))
     picture = _picture(result.metrics, folder, config)

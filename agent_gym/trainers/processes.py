@@ -57,7 +57,7 @@ class Processes:
 
     def shards(self, *, asked: bool) -> bool:
         """Return whether models are spread over the processes: where asked, or where accelerate was told so."""
-        return self.count > 1 and (asked or self.accelerator.state.fsdp_plugin is not None)
+        return self.count > 1 and (asked or getattr(self.accelerator.state, "fsdp_plugin", None) is not None)
 
     def another(self) -> "Processes":
         """Return the same processes with a line of their own, for a thread beside this one; every process must ask."""
@@ -138,6 +138,11 @@ class Processes:
         total = values.detach().to("cpu", copy=True)
         dist.all_reduce(total, group=self._group)
         return total.to(values.device)
+
+    def part(self) -> None:
+        """Leave the other processes; nothing can be gathered after that."""
+        if self._group is not None and dist.is_initialized():
+            dist.destroy_process_group()
 
     @contextmanager
     def watched(self, where: Path) -> Iterator[None]:

@@ -92,7 +92,7 @@ def _spread_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> di
 
 
 def _options(accelerator: Accelerator) -> dict[str, Any]:
-    plugin = accelerator.state.fsdp_plugin
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
     options: dict[str, Any] = {}
     if accelerator.mixed_precision == "bf16":
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
