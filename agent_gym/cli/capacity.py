@@ -89,7 +89,7 @@ def _print_plan(console: Console, config: TrainConfig, plan: Plan, assumptions: 
         say(console, "# accelerate.yaml")
         say(console, yaml.safe_dump(_accelerate(plan), sort_keys=False).rstrip())
     say(console, "# how it is started")
-    for command in server_commands(plan, config.model.path):
+    for command in server_commands(config, plan):
         say(console, command)
     say(console, _launch(plan))
 
@@ -162,7 +162,7 @@ def _as_dict(config: TrainConfig, plan: Plan | NoPlan) -> dict[str, Any]:
         "host_memory": plan.host_memory,
         "config": planned_config(config, plan),
         "accelerate": _accelerate(plan),
-        "servers": server_commands(plan, config.model.path),
+        "servers": server_commands(config, plan),
         "launch": _launch(plan),
     }
 

@@ -69,6 +69,10 @@ def planned_config(config: TrainConfig, plan: Plan) -> dict[str, Any]:
             engine["trust_network"] = True
     else:
         engine = {"kind": "vllm", "memory_share": cache.share, "tensor_parallel": cache.tensor_parallel, "sleep": True}
+        length = longest_sequence(config, plan)
+        if length < setup.shape.context:
+            # vLLM begins only where one sequence of this length fits.
+            engine["vllm"] = {"max_model_len": length}
     changes: dict[str, Any] = {
         "model": model,
         "engine": engine,
@@ -79,16 +83,23 @@ def planned_config(config: TrainConfig, plan: Plan) -> dict[str, Any]:
     return merged(config.model_dump(mode="json", exclude_unset=True), changes)
 
 
-def server_commands(plan: Plan, model: str) -> list[str]:
+def longest_sequence(config: TrainConfig, plan: Plan) -> int:
+    """Return the tokens of the longest sequence that vLLM must hold: an episode's limit, as far as there is room."""
+    context = plan.setup.shape.context
+    return min(config.rollout.max_episode_tokens or context, context, plan.cache.tokens)
+
+
+def server_commands(config: TrainConfig, plan: Plan) -> list[str]:
     """Return the commands that start vLLM's servers, each on the machine that its comment names; none without any."""
     if not plan.server_gpus:
         return []
     size, share = plan.cache.tensor_parallel, plan.cache.share
     lora = "" if plan.setup.lora_rank is None else f" --lora-rank {plan.setup.lora_rank}"
+    length, model = longest_sequence(config, plan), config.model.path
     network = " --host 0.0.0.0 --trust-network" if plan.machines.nodes > 1 else ""
     return [
         f"CUDA_VISIBLE_DEVICES={','.join(map(str, gpus))} agent-gym serve-model {model} --port {port} --nccl"
-        f"{lora}{network} -- --tensor-parallel-size {size} --gpu-memory-utilization {share:g} --max-model-len {plan.work.longest_row}"
+        f"{lora}{network} -- --tensor-parallel-size {size} --gpu-memory-utilization {share:g} --max-model-len {length}"
         f"  # on {host}"
         for host, port, gpus in _places(plan)
     ]

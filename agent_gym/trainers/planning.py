@@ -118,7 +118,7 @@ def make_plan(
     """
     shape = shape_of(config.model.path)
     work = workload(config, shape.context, assumptions)
-    base = _base_setup(config, shape)
+    base = base_setup(config, shape)
     apart = servers or config.engine.kind == "server"
     found = _search(base, work, machines, apart)
     if found is not None:
@@ -126,7 +126,7 @@ def make_plan(
     least = replace(
         base,
         gpus=machines.total,
-        sharding="fsdp2" if machines.total > 1 else "none",
+        sharding="fsdp2" if machines.total > 1 and base.lora_rank is None else "none",
         checkpointing=True,
         micro_batch_tokens=work.longest_row,
     )
@@ -141,7 +141,7 @@ def make_plan(
     )
 
 
-def _base_setup(config: TrainConfig, shape: Shape) -> Setup:
+def base_setup(config: TrainConfig, shape: Shape) -> Setup:
     """Return what the configuration decides; the search decides the rest."""
     algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
     lora = config.model.lora
@@ -156,10 +156,12 @@ def _base_setup(config: TrainConfig, shape: Shape) -> Setup:
 
 
 def _search(base: Setup, work: Workload, machines: Machines, apart: bool) -> Plan | None:
-    shardings: tuple[Sharding, ...] = ("none", "fsdp2") if machines.total > 1 else ("none",)
+    # A critic or a reference shares the frozen weights of a model with adapters: these cannot be spread twice.
+    divisible = machines.total > 1 and (base.lora_rank is None or not (base.critic or base.reference))
+    shardings: tuple[Sharding, ...] = ("none", "fsdp2") if divisible else ("none",)
     ways = [] if apart else [(sharding, 0) for sharding in shardings]
     ways += [(sharding, gpus) for gpus in _divisions(machines) for sharding in shardings]
-    if machines.total > 1 and not apart:
+    if divisible and not apart:
         ways.append(("fsdp2-offload", 0))
     plans = (_fitting(base, work, machines, sharding, server_gpus) for sharding, server_gpus in ways)
     return next((plan for plan in plans if plan is not None), None)

@@ -133,13 +133,17 @@ def activations(shape: Shape, tokens: int, *, element: int, checkpointing: bool)
 def logits(shape: Shape, *, element: int, trained: bool) -> int:
     """Return the bytes that the output layer takes, which never holds the logits of a whole micro-batch.
 
+    A part's logits, their logarithms and probabilities in float32, and their gradient; where the layer is trained, its
+    gradient in float32 and what one part adds to it (see `agent_gym.trainers.fused`).
+
     Args:
         shape: Of the model.
         element: Bytes of one weight.
-        trained: Whether the layer's own gradient is gathered, in float32; with LoRA it is not.
+        trained: Whether the layer itself is; with LoRA it is not.
     """
-    chunk = 4 * max(LOGITS_AT_ONCE, shape.vocabulary)
-    return 3 * chunk + (4 * shape.embedding_parameters if trained and element < 4 else 0)
+    rows = max(1, LOGITS_AT_ONCE // shape.vocabulary)
+    part = rows * shape.vocabulary * (8 + 2 * element)
+    return part + (shape.embedding_parameters * (4 + element) if trained else 0)
 
 
 def kv_bytes(shape: Shape, tokens: int, *, element: int) -> int:
@@ -218,9 +222,16 @@ def lasting_parts(setup: Setup) -> dict[str, int]:
         # With adapters, the reference is the model without them.
         parts["reference"] = element * shape.parameters
     if setup.critic:
-        critic = full_states(shape.backbone_parameters, weight_bytes=element)
+        critic = _critic_states(setup)
         parts["critic"] = critic.weights + critic.gradients + critic.optimizer
     return parts
+
+
+def _critic_states(setup: Setup) -> States:
+    """Return the bytes of a second backbone; one with adapters shares the frozen weights, and has its own adapters."""
+    if setup.lora_rank is None:
+        return full_states(setup.shape.backbone_parameters, weight_bytes=setup.element)
+    return full_states(adapter_parameters(setup.shape, setup.lora_rank, setup.lora_targets), weight_bytes=4)
 
 
 def _gathered(setup: Setup) -> int:
@@ -240,7 +251,7 @@ def sampling_parts(setup: Setup) -> dict[str, int]:
     parts = {name: size for name, size in training_parts(setup).items() if name in kept}
     if "critic" in parts:
         # Its gradients are dropped between updates.
-        parts["critic"] -= setup.element * setup.shape.backbone_parameters // setup.shards
+        parts["critic"] -= _critic_states(setup).gradients // setup.shards
     return parts
 
 

@@ -82,7 +82,7 @@ def test_servers_take_gpus_from_those_that_train() -> None:
     plan = make_plan(config, EIGHT, servers=True)
     assert isinstance(plan, Plan) and not plan.sampling
     assert plan.server_gpus and plan.setup.gpus + plan.server_gpus == 8
-    commands, values = server_commands(plan, "m"), planned_config(config, plan)
+    commands, values = server_commands(config, plan), planned_config(config, plan)
     assert len(commands) == len(values["engine"]["urls"]) == plan.engines
     assert values["engine"]["kind"] == "server" and values["distributed"] == {"shard": True}
     used = {gpu for each in commands for gpu in each.split("=")[1].split()[0].split(",")}

@@ -1,6 +1,8 @@
 """Published hyper-parameters: each recipe is a configuration that can be built, and nothing in it is without effect."""
 
 import inspect
+import re
+from importlib import resources
 
 import pytest
 from typer.testing import CliRunner
@@ -11,8 +13,11 @@ from agent_gym.config_files import build, load
 from agent_gym.errors import UnknownIdError
 from agent_gym.registry import find_spec, options_of, resolve
 from agent_gym.rollout.actions import syntax
+from agent_gym.trainers.launching import planned_config
+from agent_gym.trainers.planning import Machines, Plan, make_plan
 from agent_gym.trainers.presets import METHODS, make_algorithm, parse
 from agent_gym.trainers.recipes import all_recipes, recipe, recipe_names
+from agent_gym.trainers.sizing import GIB
 
 
 @pytest.mark.parametrize(("piece", "name"), all_recipes())
@@ -25,6 +30,18 @@ def test_every_recipe_is_a_configuration_whose_algorithm_and_environment_take_it
     known = options_of(resolve(find_spec(config.env.id).entry_point))
     assert set(config.env.options) <= set(known)
     assert syntax(config.rollout.syntax) and "/" in config.model.path
+
+
+@pytest.mark.parametrize(("piece", "name"), all_recipes())
+def test_the_sections_for_scale_are_those_that_plan_finds_on_the_gpus_that_are_named(piece: str, name: str) -> None:
+    text = (resources.files("agent_gym.trainers") / "recipes" / piece / f"{name}.yaml").read_text(encoding="utf-8")
+    told = re.search(r"# Scale: (\d+) x (\d+) GPUs of (\d+) GiB", text)
+    assert told is not None
+    nodes, gpus, gib = map(int, told.groups())
+    config = build(TrainConfig, recipe(piece, name))
+    plan = make_plan(config, Machines(gpus, gib * GIB, nodes))
+    assert isinstance(plan, Plan), plan.reasons
+    assert build(TrainConfig, planned_config(config, plan)) == config
 
 
 def test_every_paper_has_recipes() -> None:
@@ -43,10 +60,13 @@ def test_every_paper_has_recipes() -> None:
         ("arpo", "deepsearch-8b", {"tasks": 128, "updates": 8, "size": 16, "initial": 8, "calls": 6, "length": 12000}),
         ("arpo", "deepsearch-14b", {"tasks": 64, "updates": 8, "size": 12, "initial": 6, "calls": 6, "length": 8192}),
         ("aepo", "reasoning", {"tasks": 128, "updates": 8, "size": 16, "initial": 8, "calls": 6, "length": 5632}),
+        ("aepo", "deepsearch-8b", {"tasks": 128, "updates": 8, "size": 16, "initial": 8, "calls": 6, "length": 12000}),
         ("aepo", "deepsearch-14b", {"tasks": 64, "updates": 8, "size": 12, "initial": 6, "calls": 6, "length": 8192}),
         ("empg", "alfworld", {"steps": 150, "size": 8}),
         ("empg", "webshop", {"steps": 150, "size": 8}),
+        ("empg", "deepsearch-32b", {"steps": 220}),
         ("spear", "alfworld", {"steps": 200, "rate": 1e-6, "mini": 1024, "tasks": 32, "size": 8, "warmup": 100}),
+        ("spear", "alfworld-7b", {"steps": 200, "rate": 1e-6, "mini": 1024, "tasks": 32, "size": 8, "warmup": 100}),
         ("spear", "webshop", {"steps": 350, "rate": 1e-6, "mini": 256, "tasks": 32, "size": 8, "warmup": 200}),
         ("spear", "math", {"rate": 1e-6, "mini": 64 * 16, "tasks": 128, "size": 16, "warmup": 300}),
     ],
