@@ -16,6 +16,7 @@ from torch import Tensor
 from agent_gym.engines import vllm_building as building
 from agent_gym.engines.base import Completion, Engine, Sampling, Session
 from agent_gym.engines.topk import estimated_entropy
+from agent_gym.engines.vllm_lockstep import LockstepThread
 from agent_gym.engines.vllm_thread import Request, VllmThread
 from agent_gym.errors import EngineError
 
@@ -109,7 +110,9 @@ class VllmEngine(Engine):
         if self._grouped or tensor_parallel > 1:
             # Every process that torchrun started makes its own engine; layers are shared by neighbours.
             arguments.setdefault("distributed_executor_backend", "external_launcher")
-        self._thread = VllmThread(lambda: building.build(arguments, grouped=self._grouped), lambda: self.version)
+        # Processes that share layers step together.
+        thread = LockstepThread if tensor_parallel > 1 else VllmThread
+        self._thread = thread(lambda: building.build(arguments, grouped=self._grouped), lambda: self.version)
         settings = self._thread.call(lambda engine: engine.vllm_config.model_config).result()
         self._cuts = self._thread.call(lambda engine: all(engine.collective_rpc(building.report_before_cuts))).result()
         self.max_context = int(settings.max_model_len)

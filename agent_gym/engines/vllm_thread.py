@@ -114,6 +114,9 @@ class VllmThread:
         """Take what was asked for meanwhile; wait for it where there is nothing else to do."""
         if not self._running and not self._waiting:
             self._waiting.append(self._inbox.get())
+        self._drain()
+
+    def _drain(self) -> None:
         while not self._inbox.empty():
             self._waiting.append(self._inbox.get())
 
