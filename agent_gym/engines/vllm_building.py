@@ -5,7 +5,7 @@ import importlib
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def build(arguments: Mapping[str, Any], *, grouped: bool) -> Any:
         try:
             engine = engine_class.from_engine_args(arguments_class(**arguments))
         except (ValueError, TypeError, OSError, RuntimeError, AssertionError, ImportError) as error:
-            if not grouped:
+            with _groups_kept() if grouped else nullcontext():
                 _end_groups()
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise EngineError(f"vLLM cannot run the model {arguments['model']}: {lines[0].rstrip('.')}.") from error
@@ -103,12 +103,28 @@ def tear_down(engine: Any, *, grouped: bool) -> None:
         engine: It is not used again.
         grouped: Whether there were process groups before it, which stay.
     """
-    engine.engine_core.shutdown()
-    if not grouped:
+    with _groups_kept() if grouped else nullcontext():
+        engine.engine_core.shutdown()
         _end_groups()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def _groups_kept() -> Iterator[None]:
+    """Let vLLM end its own process groups, and not the one of all processes, which it has from the trainer."""
+    end = torch.distributed.destroy_process_group
+
+    def end_one(group: Any = None) -> None:
+        if group is not None:
+            end(group)
+
+    torch.distributed.destroy_process_group = end_one
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group = end
 
 
 def _end_groups() -> None:
