@@ -77,6 +77,15 @@ class StoreError(AgentGymError):
     """A run folder cannot be read or written."""
 
 
+class StoppedError(StoreError):
+    """A run was asked to end by a signal and did; it can be gone on with."""
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        """What the command ends with: 128 and the signal's number, as shells have it."""
+
+
 class TrainingError(AgentGymError):
     """The training step cannot go on (non-finite numbers, an empty batch, a buffer of another model)."""
 

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,51 @@ def agent_gym(
 def python(code: list[str], folder: Path, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
     """Run blocks of Python in order, in one namespace; one that needs what is not here is passed over, and says so."""
     return _forked(_in_order, code, folder, environment, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A command that goes on, in a session of its own."""
+
+    process: Any
+    """See `multiprocessing.Process`."""
+    outputs: tuple[Path, Path]
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the command and all that it has started, as a terminal does."""
+        os.killpg(self.pid, number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait for the end; return the exit code and what was printed."""
+        self.process.join(100)
+        assert self.process.exitcode is not None, "the command has not ended within 100 s"
+        stdout, stderr = (path.read_text() for path in self.outputs)
+        return self.process.exitcode, stdout, stderr
+
+
+@contextmanager
+def agent_gym_begun(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[Begun]:
+    """Run the command agent-gym with arguments while something is done to it."""
+    with tempfile.TemporaryDirectory() as place:
+        said, stdout, stderr = (Path(place) / name for name in ("in", "out", "err"))
+        said.touch()
+        files = [str(said), str(stdout), str(stderr)]
+        process = _server().Process(target=_begin, args=(_alone, arguments, str(folder), dict(environment), files))
+        process.start()
+        try:
+            yield Begun(process, (stdout, stderr))
+        finally:
+            process.kill()
+            process.join()
+
+
+def _alone(arguments: list[str]) -> None:
+    os.setsid()
+    _agent_gym(arguments)
 
 
 def _agent_gym(arguments: list[str]) -> None:

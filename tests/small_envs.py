@@ -4,6 +4,8 @@ import copy
 import os
 import random
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -119,3 +121,44 @@ class Limited(CountEnv):
 
     def _said(self) -> str:
         return f"{self.turn} of {self.max_turns}"
+
+
+class Held(CountEnv):
+    """Holds on in the first turn of one episode, until its folder has a file "go"; "held" then holds the process's id.
+
+    Args:
+        folder: The folder.
+        hold_seed: Seed of that episode.
+        hold_time: Which time that an episode of this seed is played.
+    """
+
+    def __init__(self, folder: str, hold_seed: int = -1, hold_time: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.folder, self.hold_seed, self.hold_time = Path(folder), hold_seed, hold_time
+
+    def _act(self, action: str) -> tuple[str, State]:
+        if self.turn == 1 and self.np_random_seed == self.hold_seed and not (self.folder / "go").exists():
+            with (self.folder / "times").open("ab") as times:
+                times.write(b".")
+            if (self.folder / "times").stat().st_size == self.hold_time:
+                self._hold()
+        return super()._act(action)
+
+    def _hold(self) -> None:
+        (self.folder / "holding").write_text(str(os.getpid()))
+        (self.folder / "holding").rename(self.folder / "held")
+        deadline = time.monotonic() + 60
+        while not (self.folder / "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+class Meeting(CountEnv):
+    """Waits in its first turn until another one in the same process takes its own."""
+
+    blocking: ClassVar[bool] = True
+    met: ClassVar[threading.Barrier] = threading.Barrier(2)
+
+    def _act(self, action: str) -> tuple[str, State]:
+        if self.turn == 1:
+            self.met.wait(20)
+        return super()._act(action)

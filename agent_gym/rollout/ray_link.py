@@ -138,7 +138,7 @@ class Link:
         """Note that the actor is of no use any more; return the error that says so."""
         if self.dead is None:
             if isinstance(error, TimeoutError):
-                self.dead = f"did not answer within {self._owner.timeout:g} s and was ended"
+                self.dead = f"did not answer within {self._owner.timeout:g} s and was ended (rollout.ray_timeout)"
             else:
                 self.dead = f"has died ({type(error).__name__})"
             self._owner.lost(self)
@@ -149,9 +149,7 @@ class Link:
             raise self._gone()
 
     def _gone(self) -> WorkerError:
-        return WorkerError(
-            f"{self.title} {self.dead}; the next reset() uses another: raise rollout.ray_timeout if it is only slow."
-        )
+        return WorkerError(f"{self.title} {self.dead}; the next reset() uses another.")
 
 
 class _Queue:

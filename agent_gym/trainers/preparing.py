@@ -5,6 +5,7 @@ import json
 import logging
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import as_dict, build
@@ -32,6 +33,12 @@ def check(config: TrainConfig) -> None:
     algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
     for note in algorithm.notes:
         logger.warning(note)
+    if config.rollout.max_lag and config.update.importance == "off":
+        logger.warning(
+            "rollout.max_lag=%d trains on what older weights have sampled, and nothing corrects for it: consider "
+            "update.importance=token.",
+            config.rollout.max_lag,
+        )
     syntax(config.rollout.syntax)
     with closing(make(config.env.id, **config.env.options)) as env:
         split = config.measure.split or env.held_out_split
@@ -65,12 +72,19 @@ def existing_run(config: TrainConfig, path: Path) -> RunFolder | None:
     except AgentGymError:
         logger.warning("The configuration of %s is not one of this version: it is compared as it is.", path)
     for key, value in as_dict(config).items():
-        if key not in _FREE and stored.get(key) != value:
+        if key not in _FREE and _settled(stored.get(key)) != _settled(value):
             raise ConfigError(
                 f"The run in {path} was started with another {key!r}: resume it with its own configuration, or choose "
                 "another --name."
             )
     return run
+
+
+def _settled(section: Any) -> Any:
+    """Return a section without what says where environments live: episodes are the same everywhere."""
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if key != "workers" and not key.startswith("ray_")}
 
 
 def check_equal(policy: Policy, processes: Processes) -> None:

@@ -39,6 +39,7 @@ from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.processes import Processes, join
 from agent_gym.trainers.sampling import Sampler
 from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.stopping import Stopping
 from agent_gym.trainers.update import UpdateSettings
 from agent_gym.trainers.warmstart import warm_start
 from agent_gym.trajectory import Trajectory
@@ -156,6 +157,7 @@ class Trainer:
         self.sampler = self._make_sampler()
         self.keeper = Keeper(run, list(config.tracking), writes=processes.is_main)
         self.learner: Learner | None = None
+        self._stopping = Stopping(alone=processes.count == 1)
         self.step = -1
         """Steps done; -1 before the warm start."""
         self._saved: dict[str, Any] = {}
@@ -210,20 +212,23 @@ class Trainer:
         self.learner = learner = self._make_learner()
         self.listener.stage("training", config.steps - self.step)
         while self.step < config.steps:
+            self._measure_if_due()
             record = self._one_step(learner)
             numbers = {key: value for key, value in record.items() if isinstance(value, float)}
             self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})
-            if config.measure.every and self.step % config.measure.every == 0 and self.step < config.steps:
-                self._measure("during", config.measure.interim_tasks)
+            self._measure_if_due()
             if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self._save()
+            if any(self.processes.all(self._stopping.asked)):
+                self._stopping.end()
 
     def _one_step(self, learner: Learner) -> dict[str, Any]:
         """Collect groups, train on them, store them; return the record that is logged."""
         started = time.perf_counter()
         progress = Progress(self.step, self.config.steps)
         self.policy.model.eval()
-        groups = self.sampler.groups(self.step)
+        with self._stopping.playing():
+            groups = self.sampler.groups(self.step)
         collected = time.perf_counter()
         if self.config.engine.sleep and not self.config.rollout.max_lag:
             self.sampler.call(self.engine.sleep())
@@ -274,7 +279,8 @@ class Trainer:
             if told:
                 self.listener.advance({"success": float(trajectory.success)})
 
-        trajectories = self.sampler.measure(phase, step, count, begun=begun, heard=heard)
+        with self._stopping.playing():
+            trajectories = self.sampler.measure(phase, step, count, begun=begun, heard=heard)
         record = {"phase": phase, "step": step, "split": section.split, **score(trajectories).as_dict()}
         with self.processes.together():
             self.keeper.keep(trajectories, step, phase, section.split)
@@ -340,6 +346,15 @@ class Trainer:
         section = self.config.model
         return load_model(str(folder), dtype=section.dtype, attention=section.attention)[0]
 
+    def _measure_if_due(self) -> None:
+        """Measure success between steps, where it shall be and has not been: a run may have broken off in it."""
+        section = self.config.measure
+        if not section.every or self.step % section.every or not 0 < self.step < self.config.steps:
+            return
+        records = self.processes.told(self.run_folder.metrics)
+        if not any((each["phase"], each["step"]) == ("during", self.step) for each in records):
+            self._measure("during", section.interim_tasks)
+
     def _finished(self) -> bool:
         """Whether everything is done, the last measurement included."""
         if self.step < self.config.steps:
@@ -367,13 +382,14 @@ class Trainer:
 
     @contextmanager
     def _progress(self) -> Iterator[None]:
-        """Say where the run is kept when it breaks off."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            raise StoreError(
-                f"Interrupted after {max(self.step, 0)} steps; go on with --resume (run folder {self.run_folder.path})."
-            ) from None
+        """Keep the last step when the run is broken off, and say how it goes on."""
+        with self._stopping:
+            try:
+                yield
+            except KeyboardInterrupt:
+                if self._stopping.settled and self.learner and self.step not in self.run_folder.checkpoints():
+                    self._save()
+                raise self._stopping.error(max(self.step, 0), self.run_folder.path) from None
 
 
 def _score_of(records: list[dict[str, Any]], phase: str) -> Score | None:
