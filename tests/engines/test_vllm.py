@@ -1,5 +1,6 @@
 """vLLM in this process, checked in the Python that has it: one process runs all checks, and each is reported here."""
 
+import json
 import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -41,3 +42,26 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 def test_vllm_in_this_process(name: str, failures: dict[str, list[str]]) -> None:
     assert name in failures, "the checks broke off before this one"
     assert not failures[name], "\n".join(failures[name])
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_layers_answer_their_own_requests() -> None:
+    script = Path(__file__).with_name("vllm_spread.py")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [vllm_python(), *launcher, str(script)],
+        cwd=ROOT,
+        env=vllm_environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(found) == 2, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    first, second = sorted(found, key=lambda each: each["rank"])
+    assert (first["answered"], second["answered"]) == ([3, 3], [5, 5])
+    assert max(first["worst"], second["worst"]) < 2e-3
+    assert first["scored"] == second["scored"] == 29
+    assert first["version"] == second["version"] == 2
+    assert first["groups"], "closing vLLM ended the process group that it had not made"
