@@ -83,7 +83,9 @@ class SlotRunner:
             self._slots[last.index] = last
 
     def difference_from_model(self) -> float | None:
-        """Return the largest difference between these logits and the model's own on a probe; None if it cannot run.
+        """Return how far these logits are from the model's own on a probe, as a share of the largest of them.
+
+        None means that the model cannot run so.
 
         The probe reads a prompt, goes on by one token and by several, with two conversations of different lengths.
         """
@@ -102,7 +104,7 @@ class SlotRunner:
                 second = [Row(first[0].state, 4, probes[0][4:])]
                 one = self.forward(second)
                 two = self.forward([Row(first[1].state, 5, probes[1][5:])])
-            return float((torch.cat([one, two]) - expected).abs().max())
+            return float((torch.cat([one, two]) - expected).abs().max() / expected.abs().max())
         except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError):
             return None
         finally:
@@ -116,15 +118,23 @@ class SlotRunner:
 
     def _read(self, rows: Sequence[Row]) -> Tensor:
         device = self.model.device
-        plan = make_plan(self.cache, [(row.state.index, row.past, len(row.new_ids)) for row in rows], device)
-        input_ids = torch.tensor([[token for row in rows for token in row.new_ids]], device=device)
-        ends = torch.tensor([len(row.new_ids) for row in rows], device=device).cumsum(0) - 1
+        # Single tokens come first, in the order of their slots, so that attention need not gather them.
+        order = sorted(range(len(rows)), key=lambda place: (len(rows[place].new_ids) > 1, rows[place].state.index))
+        packed = [rows[place] for place in order]
+        layout = [(row.state.index, row.past, len(row.new_ids)) for row in packed]
+        plan = make_plan(self.cache, layout, device, self.model.dtype)
+        input_ids = torch.tensor([[token for row in packed for token in row.new_ids]], device=device)
+        ends = [0] * len(rows)
+        last = -1
+        for place, row in zip(order, packed, strict=True):
+            last += len(row.new_ids)
+            ends[place] = last
         with attending_through(self.model, NAME):
             output = self.model(
                 input_ids=input_ids,
                 position_ids=plan.positions.unsqueeze(0),
                 use_cache=False,
-                logits_to_keep=ends,
+                logits_to_keep=torch.tensor(ends, device=device),
                 slot_plan=plan,
             )
         logits: Tensor = output.logits[0]

@@ -28,7 +28,8 @@ class Chunk:
     slot: int
     past: int
     mask: Tensor | None
-    """(new, past + new) what each new token sees; None where plain causal attention is meant (no past)."""
+    """(new, past + new) 0 where a new token sees, else minus infinity; None where plain causal attention is meant (no
+    past)."""
 
 
 @dataclass(slots=True)
@@ -40,12 +41,14 @@ class Plan:
     """(N,) slot of each packed token."""
     positions: Tensor
     """(N,) position of each packed token in its conversation."""
-    singles: Tensor
-    """(R,) packed indices of the rows with one new token, in the order of their slots."""
+    singles: Tensor | slice
+    """(R,) packed indices of the rows with one new token, in the order of their slots; a slice where they stand side by
+    side, so that nothing is gathered."""
     single_slots: Tensor
     """(R,) their slots."""
     single_mask: Tensor
-    """(S, 1, 1, L) which cached positions each slot may see; rows without a single new token are arbitrary."""
+    """(S, 1, 1, L) 0 where a slot may see a cached position, else minus infinity; rows without a single new token are
+    arbitrary, but see something."""
     chunks: list[Chunk]
 
 
@@ -94,13 +97,19 @@ class SlotCache:
         return grown
 
 
-def make_plan(cache: SlotCache, rows: Sequence[tuple[int, int, int]], device: torch.device) -> Plan:
+def make_plan(
+    cache: SlotCache,
+    rows: Sequence[tuple[int, int, int]],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Plan:
     """Lay out a forward pass.
 
     Args:
         cache: The cache that the rows live in.
         rows: For each row (slot, number of cached tokens, number of new tokens), packed in this order.
         device: Where the model runs.
+        dtype: What it computes in; masks of another type would be converted in each layer anew.
     """
     slots: list[int] = []
     positions: list[int] = []
@@ -110,7 +119,7 @@ def make_plan(cache: SlotCache, rows: Sequence[tuple[int, int, int]], device: to
         if count == 1:
             singles.append((slot, len(slots), past))
         else:
-            mask = _causal(past, past + count, device) if past else None
+            mask = _causal(past, past + count, device, dtype) if past else None
             chunks.append(Chunk(len(slots), len(slots) + count, slot, past, mask))
         slots.extend([slot] * count)
         positions.extend(range(past, past + count))
@@ -120,12 +129,15 @@ def make_plan(cache: SlotCache, rows: Sequence[tuple[int, int, int]], device: to
     longest = max((past for _, _, past in singles), default=0) + 1
     visible = torch.zeros(live, dtype=torch.long)
     visible[single_slots] = torch.tensor([past for _, _, past in singles], dtype=torch.long)
-    mask = torch.arange(longest).unsqueeze(0) <= visible.unsqueeze(1)
+    seen = torch.arange(longest).unsqueeze(0) <= visible.unsqueeze(1)
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+    places = [index for _, index, _ in singles]
+    side_by_side = places == list(range(len(places)))
     return Plan(
         cache=cache,
         slots=torch.tensor(slots, dtype=torch.long, device=device),
         positions=torch.tensor(positions, dtype=torch.long, device=device),
-        singles=torch.tensor([index for _, index, _ in singles], dtype=torch.long, device=device),
+        singles=slice(0, len(places)) if side_by_side else torch.tensor(places, dtype=torch.long, device=device),
         single_slots=single_slots.to(device),
         single_mask=mask[:, None, None, :].to(device),
         chunks=chunks,
@@ -154,49 +166,60 @@ def slot_attention(
     keys, values = plan.cache.layer(int(module.layer_idx), key, value)  # type: ignore[arg-type]
     keys[plan.slots, :, plan.positions] = key[0].transpose(0, 1)
     values[plan.slots, :, plan.positions] = value[0].transpose(0, 1)
-    grouped = query.shape[1] != key.shape[1]
     output = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
-    if len(plan.singles):
-        output[plan.singles] = _attend_singles(plan, query, keys, values, scaling, grouped)
+    if len(plan.single_slots):
+        output[plan.singles] = _attend_singles(plan, query, keys, values, scaling)
     for chunk in plan.chunks:
         end = chunk.past + chunk.end - chunk.start
-        attended = scaled_dot_product_attention(
+        attended = _attend_chunk(
             query[:, :, chunk.start : chunk.end],
             keys[chunk.slot : chunk.slot + 1, :, :end],
             values[chunk.slot : chunk.slot + 1, :, :end],
-            attn_mask=chunk.mask,
-            is_causal=chunk.mask is None,
-            scale=scaling,
-            enable_gqa=grouped,
+            chunk.mask,
+            scaling,
         )
         output[chunk.start : chunk.end] = attended[0].transpose(0, 1)
     return output.unsqueeze(0), None
 
 
-def _attend_singles(
-    plan: Plan, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, grouped: bool
-) -> Tensor:
-    """Attend from one token a slot, over all live slots in one call; returns (R, H, D)."""
+def _attend_singles(plan: Plan, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:
+    """Attend from one token a slot, over all live slots in one call; returns (R, H, D).
+
+    The H queries that share a head of keys stand where several tokens would: kernels that take a mask know no groups.
+    """
     live, longest = plan.single_mask.shape[0], plan.single_mask.shape[3]
     own = query[0].transpose(0, 1)[plan.singles]
-    if len(plan.singles) == live:
+    all_live = len(plan.single_slots) == live
+    if all_live:
         spread = own
     else:
         spread = own.new_zeros(live, *own.shape[1:])
         spread[plan.single_slots] = own
     attended = scaled_dot_product_attention(
-        spread.unsqueeze(2),
+        spread.unflatten(1, (keys.shape[1], -1)),
         keys[:live, :, :longest],
         values[:live, :, :longest],
-        attn_mask=plan.single_mask,
+        attn_mask=plan.single_mask.to(query.dtype),
         scale=scaling,
-        enable_gqa=grouped,
-    ).squeeze(2)
-    return attended if len(plan.singles) == live else attended[plan.single_slots]
+    ).flatten(1, 2)
+    return attended if all_live else attended[plan.single_slots]
 
 
-def _causal(past: int, end: int, device: torch.device) -> Tensor:
-    return torch.ones(end - past, end, dtype=torch.bool, device=device).tril(past)
+def _attend_chunk(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Attend from several tokens of one slot, (1, H, n, D) to (1, G, L, D) with G dividing H; returns (1, H, n, D)."""
+    heads, count = query.shape[1:3]
+    share = heads // keys.shape[1]
+    if mask is None:
+        return scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scaling, enable_gqa=share > 1)
+    folded = query.unflatten(1, (keys.shape[1], share)).flatten(2, 3)
+    seen = mask.to(query.dtype).repeat(share, 1)
+    attended = scaled_dot_product_attention(folded, keys, values, attn_mask=seen, scale=scaling)
+    unfolded: Tensor = attended.unflatten(2, (share, count)).flatten(1, 2)
+    return unfolded
+
+
+def _causal(past: int, end: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.full((end - past, end), float("-inf"), dtype=dtype, device=device).triu(past + 1)
 
 
 register_attention(NAME, slot_attention)

@@ -45,13 +45,21 @@ def test_a_plan_lays_single_tokens_and_prompts_end_to_end() -> None:
     plan = make_plan(filled(4, 10), [(2, 5, 1), (0, 0, 3), (1, 4, 2), (3, 0, 1)], CPU)
     assert plan.slots.tolist() == [2, 0, 0, 0, 1, 1, 3]
     assert plan.positions.tolist() == [5, 0, 1, 2, 4, 5, 0]
+    assert isinstance(plan.singles, torch.Tensor)
     assert plan.singles.tolist() == [0, 6] and plan.single_slots.tolist() == [2, 3]
-    visible = plan.single_mask[:, 0, 0].sum(1)
+    visible = (plan.single_mask[:, 0, 0] == 0).sum(1)
     assert visible[2] == 6 and visible[3] == 1
     first, second = plan.chunks
     assert (first.start, first.end, first.slot, first.past, first.mask) == (1, 4, 0, 0, None)
     assert (second.start, second.end, second.slot, second.past) == (4, 6, 1, 4)
-    assert second.mask is not None and second.mask.int().tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]
+    never = -torch.inf
+    assert second.mask is not None and second.mask.tolist() == [[0, 0, 0, 0, 0, never], [0, 0, 0, 0, 0, 0]]
+
+
+def test_single_tokens_side_by_side_need_no_gathering() -> None:
+    plan = make_plan(filled(4, 10), [(1, 5, 1), (3, 0, 1), (0, 0, 3)], CPU, torch.bfloat16)
+    assert plan.singles == slice(0, 2) and plan.single_slots.tolist() == [1, 3]
+    assert plan.single_mask.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("asked", [{"sliding_window": 4}, {"softcap": 30.0}, {"slot_plan": None}])

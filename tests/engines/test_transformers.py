@@ -75,6 +75,12 @@ def broken(model: Any) -> Iterator[None]:
 # -- what is sampled ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make_model", [small_llama, small_qwen3])
+def test_a_model_of_16_bits_runs_packed(make_model: Callable[[], Any]) -> None:
+    engine = make(make_model().to(torch.bfloat16))
+    assert isinstance(engine._runner, SlotRunner)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("build", [small_llama, small_qwen3, small_gpt2])
 def test_recorded_numbers_are_those_of_the_plain_model(build: Callable[[], Any], packed: bool) -> None:
