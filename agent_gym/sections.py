@@ -229,6 +229,9 @@ class UpdateSection(Section):
     """Of the optimiser."""
     share_prefixes: bool = False
     """Compute once what the trajectories of a group begin with in common: same gradients, fewer tokens."""
+    pack: Literal["auto", "on", "off"] = "auto"
+    """Lay rows end to end instead of padding them. "auto" does so where the model has flash-attention, which then
+    computes nothing in vain; "on" also where attention is masked for it, which is slower for many tokens."""
     importance: Literal["off", "token", "turn"] = "off"
     """Correct for tokens that were sampled under other log-probabilities than the trainer's (another engine, older
     weights): losses are multiplied by what the policy before the first update gives the token ("token"), or its whole

@@ -66,3 +66,15 @@ def in_parts(lengths: Tensor, rows: Tensor, tokens: int) -> Iterator[Tensor]:
             start, longest = place, length
     if start < len(rows):
         yield rows[start:]
+
+
+def end_to_end(lengths: Tensor, rows: Tensor, tokens: int) -> Iterator[Tensor]:
+    """Cut rows, in their order, into runs of at most so many tokens without padding; at least one row each."""
+    start, total = 0, 0
+    for place, length in enumerate(lengths[rows].tolist()):
+        if place > start and total + length > tokens:
+            yield rows[start:place]
+            start, total = place, 0
+        total += length
+    if start < len(rows):
+        yield rows[start:]

@@ -1,11 +1,12 @@
 """Log-probabilities and entropies of given tokens, with gradient, without ever holding logits for a whole batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -15,7 +16,8 @@ from agent_gym.trainers.fused import can_fuse, token_scores
 from agent_gym.trainers.shared_prefix import NAME, PrefixTree, pack
 
 CHUNK_ELEMENTS = 1 << 26
-"""Logits held at once (256 MB in float32). Larger selections are cut into chunks that are computed again backwards."""
+"""Logits held at once (256 MB in float32). Larger selections are computed in chunks, see `fused`."""
+Packing = Literal["auto", "on", "off"]
 
 
 class TokenScorer(nn.Module):
@@ -30,12 +32,22 @@ class TokenScorer(nn.Module):
         temperature: Logits are divided by it, as they were when the tokens were sampled.
         share_prefixes: Compute what rows have in common once (see `shared_prefix`): the same numbers and gradients up
             to rounding. Dropout, if the model has any, is then drawn once for what is shared.
+        pack: Lay rows end to end instead of padding them, each attending to itself alone: "on", "off", or "auto" for
+            models with flash-attention, which then computes no more than the rows need. Other attention gets a mask
+            over all pairs of tokens: the same numbers, but memory and time grow with their square.
 
     Raises:
-        TrainingError: Prefixes cannot be shared in this model (checked on a probe).
+        TrainingError: Prefixes cannot be shared, or rows not be packed, in this model (checked on a probe).
     """
 
-    def __init__(self, model: PreTrainedModel, *, temperature: float = 1.0, share_prefixes: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        temperature: float = 1.0,
+        share_prefixes: bool = False,
+        pack: Packing = "off",
+    ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"The temperature of training must be positive, not {temperature}.")
@@ -47,6 +59,16 @@ class TokenScorer(nn.Module):
             raise TrainingError(
                 f"{type(model).__name__} does not take a tree attention mask, so that rows cannot share what they "
                 "begin with: set update.share_prefixes=false."
+            )
+        flash = "flash" in (getattr(model.config, "_attn_implementation", None) or "")
+        wanted = not share_prefixes and (pack == "on" or (pack == "auto" and flash))
+        self.packs = wanted and self._can_pack()
+        """Whether rows are laid end to end."""
+        if pack == "on" and not self.packs:
+            raise TrainingError(
+                "update.pack=on does not go with update.share_prefixes, which lays rows end to end already."
+                if share_prefixes
+                else f"{type(model).__name__} mixes rows that are laid end to end: set update.pack=off."
             )
 
     def forward(
@@ -80,7 +102,10 @@ class TokenScorer(nn.Module):
         if self.share_prefixes:
             logprobs, entropies = self._score_shared(input_ids, rows, columns, ends, groups, entropy_gradient)
         else:
-            hidden = self._before(input_ids, rows, columns)
+            if self.packs:
+                hidden = self._before_packed(input_ids, rows, columns, ends)
+            else:
+                hidden = self._before(input_ids, rows, columns)
             logprobs, entropies = self._score(hidden, input_ids[rows, columns], entropy_gradient)
         shape = torch.zeros(input_ids.shape, dtype=logprobs.dtype, device=logprobs.device)
         return shape.index_put((rows, columns), logprobs), shape.index_put((rows, columns), entropies)
@@ -117,6 +142,21 @@ class TokenScorer(nn.Module):
         """
         return self._run(input_ids)[rows, columns - 1]
 
+    def _before_packed(self, input_ids: Tensor, rows: Tensor, columns: Tensor, ends: Tensor) -> Tensor:
+        """Return what `_before` does, from one row of all rows' tokens up to their last selected one, `ends` (B,)."""
+        ends = ends.clamp(min=1)  # So that the model never runs on nothing.
+        numbers = torch.arange(input_ids.shape[1], device=input_ids.device)
+        real = numbers < ends.unsqueeze(1)
+        arguments: dict[str, Any] = {"position_ids": numbers.expand_as(real)[real].unsqueeze(0)}
+        if "flash" in self.model.config._attn_implementation:
+            # Said outright: guessed from positions, rows of one token would be taken for one row.
+            bounds = pad(ends.cumsum(0), (1, 0)).to(torch.int32)
+            longest = int(ends.max())
+            arguments |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            arguments |= {"max_length_q": longest, "max_length_k": longest}
+        starts = ends.cumsum(0) - ends
+        return self._run(input_ids[real].unsqueeze(0), **arguments)[0][starts[rows] + columns - 1]
+
     def _along(self, tree: PrefixTree) -> Tensor:
         """Return what predicts the child of each node (N, ...), as `_before` does."""
         with attending_through(self.model, NAME):
@@ -132,21 +172,36 @@ class TokenScorer(nn.Module):
 
     def _can_share(self) -> bool:
         """Return whether the nodes of a small tree are to the model what they are in rows of their own."""
+        rows = self._probe_rows()
+        tree = pack(rows, torch.full((len(rows),), rows.shape[1], device=rows.device))
+        return self._agree(lambda: self._run(rows), lambda: self._along(tree)[tree.nodes])
+
+    def _can_pack(self) -> bool:
+        """Return whether tokens of small rows laid end to end are to the model what they are in rows of their own."""
+        ids = self._probe_rows()
+        ends = torch.tensor([5, 1, 3, 1], device=ids.device)
+        rows, columns = (torch.arange(5, device=ids.device) < ends.unsqueeze(1)).nonzero(as_tuple=True)
+        return self._agree(
+            lambda: self._run(ids)[rows, columns], lambda: self._before_packed(ids, rows, columns + 1, ends)
+        )
+
+    def _probe_rows(self) -> Tensor:
+        vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
+        rows = [[3, 1, 4, 1, 5], [3, 1, 4, 2, 6], [2, 7, 1, 8, 2], [3, 1, 9, 9, 9]]
+        return torch.tensor(rows, device=self.model.device) % vocabulary
+
+    def _agree(self, alone: Callable[[], Tensor], packed: Callable[[], Tensor]) -> bool:
+        """Return whether two ways to run the model on a probe give the same; False where one does not run at all."""
         kinds = set(getattr(self.model.config, "layer_types", None) or ())
         if not kinds <= {"full_attention", "sliding_attention"}:
             return False  # Attention in chunks, say, differs from other attention only beyond the length of any probe.
-        vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
-        rows = torch.tensor(
-            [[3, 1, 4, 1, 5], [3, 1, 4, 2, 6], [2, 7, 1, 8, 2], [3, 1, 9, 9, 9]], device=self.model.device
-        )
-        tree = pack(rows % vocabulary, torch.full((len(rows),), rows.shape[1], device=rows.device))
         try:
             with _probing(self.model):
-                alone, packed = self._run(rows % vocabulary), self._along(tree)[tree.nodes]
+                one, other = alone(), packed()
         except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError, KeyError):
             return False
-        tolerance = max(1e-3, 8 * torch.finfo(alone.dtype).eps)
-        return bool((packed - alone).norm() <= tolerance * alone.norm())
+        tolerance = max(1e-3, 8 * torch.finfo(one.dtype).eps)
+        return bool((other - one).norm() <= tolerance * one.norm())
 
     def _score(self, hidden: Tensor, targets: Tensor, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
         vocabulary = self.model.get_input_embeddings().weight.shape[0]

@@ -14,13 +14,13 @@ from agent_gym.errors import TrainingError
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.trainers.algorithm import Algorithm, LossTerm, Progress
 from agent_gym.trainers.batch import Batch
-from agent_gym.trainers.micro_batches import by_length, by_likeness, cut, in_parts, runs, shares
+from agent_gym.trainers.micro_batches import by_length, by_likeness, cut, end_to_end, in_parts, runs, shares
 from agent_gym.trainers.mismatch import mismatch_metrics
 from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.policy_loss import Aggregation, token_weights
 from agent_gym.trainers.processes import Processes, added, alone
 from agent_gym.trainers.rowwise import for_each_row
-from agent_gym.trainers.scorer import TokenScorer
+from agent_gym.trainers.scorer import Packing, TokenScorer
 from agent_gym.trainers.shared_prefix import unique_tokens
 from agent_gym.trainers.trained import Trained
 
@@ -52,6 +52,8 @@ class UpdateSettings:
     """Share of the run in which the learning rate rises to its full height first."""
     share_prefixes: bool = False
     """Compute what the trajectories of a group begin with in common once, see `shared_prefix`."""
+    pack: Packing = "auto"
+    """Lay rows end to end instead of padding them, see `TokenScorer`."""
     importance: Literal["off", "token", "turn"] = "off"
     """Whose ratios the losses are multiplied by, see `mismatch.importance_ratios`."""
     importance_cap: float = 2.0
@@ -79,7 +81,10 @@ class Updater:
         self.settings = settings
         self.processes = processes or alone()
         self.device = self.processes.accelerator.device
-        scorer = TokenScorer(model, temperature=settings.temperature, share_prefixes=settings.share_prefixes)
+        scorer = TokenScorer(
+            model, temperature=settings.temperature, share_prefixes=settings.share_prefixes, pack=settings.pack
+        )
+        self.packs = scorer.packs
 
         def optimizer(_: nn.Module) -> torch.optim.Optimizer:
             return make_optimizer(
@@ -258,7 +263,8 @@ class Updater:
                 rows = by_likeness(stream.batch, stream.useful)
                 own = [in_parts(lengths, part, tokens) for part in runs(lengths, rows, self.processes.count)]
             else:
-                own = [by_length(lengths, part, tokens) for part in shares(lengths, stream.useful, len(shared))]
+                parted = end_to_end if self.packs else by_length
+                own = [parted(lengths, part, tokens) for part in shares(lengths, stream.useful, len(shared))]
             for mine, parts in zip(shared, own, strict=True):
                 mine += [(stream, rows) for rows in parts]
         return shared
