@@ -51,7 +51,6 @@ class VllmServerEngine(Engine):
         pusher: Hands new weights to the servers; None in a process that does not, and where they are never new.
         top_logprobs: Entropies are estimated from so many most probable tokens.
         tolerance: Log-probabilities of two servers may differ by so much.
-        sync_seconds: A server may take so long for new weights.
 
     Raises:
         EngineError: A server cannot do what is needed.
@@ -66,7 +65,6 @@ class VllmServerEngine(Engine):
         pusher: Pusher | None = None,
         top_logprobs: int = 20,
         tolerance: float = 0.1,
-        sync_seconds: float = 600.0,
     ) -> None:
         self.servers = {server.url: server for server in servers}
         self.vocabulary = vocabulary
@@ -78,7 +76,6 @@ class VllmServerEngine(Engine):
         self.takes_adapter = pusher is not None and pusher.takes_adapter
         self._top_logprobs = top_logprobs
         self._tolerance = tolerance
-        self._sync_seconds = sync_seconds
         self._pins = Pins(self.servers)
         self._path = answers.GENERATE if all(each.offers(answers.GENERATE) for each in servers) else answers.COMPLETIONS
         self._syncs = 0
@@ -319,19 +316,8 @@ def connect(section: EngineSection, *, model: Any, max_batch: int, pushes: bool 
 
     from agent_gym.engines.transformers import end_tokens
 
-    patience = Patience(Retries(tries=section.tries, longest_wait=10.0), request=section.timeout)
-    key = os.environ.get(section.api_key_env)
-    servers = [
-        VllmServer(url, key=key, key_name=section.api_key_env, patience=patience, connections=max_batch)
-        for url in dict.fromkeys(section.urls)
-    ]
+    servers = servers_of(section, connections=max_batch, pushes=pushes)
     for server in servers:
-        if pushes and not server.is_local and not section.trust_network:
-            raise EngineError(
-                f"The vLLM server {server.url} is on another machine: whoever can push weights to it can make it run "
-                "code, and vLLM asks nobody for a key there. Set engine.trust_network=true where nobody else is in "
-                "that network."
-            )
         server.describe()
     half = next(model.parameters()).dtype != torch.float32 or section.dtype not in ("auto", "float32")
     folder = section.sync_folder or tempfile.gettempdir()
@@ -342,5 +328,31 @@ def connect(section: EngineSection, *, model: Any, max_batch: int, pushes: bool 
         pusher=choose_pusher(section, servers, model, folder) if pushes else None,
         top_logprobs=section.top_logprobs,
         tolerance=section.tolerance or (0.1 if half else 5e-3),
-        sync_seconds=section.sync_timeout,
     )
+
+
+def servers_of(section: EngineSection, *, connections: int = 1, pushes: bool = True) -> list[VllmServer]:
+    """Return the servers at a configuration's addresses; none of them is asked anything yet.
+
+    Args:
+        section: Which servers.
+        connections: To each of them, at most.
+        pushes: Whether this process hands new weights to them.
+
+    Raises:
+        EngineError: A server is not on this machine, and `trust_network` is not set.
+    """
+    patience = Patience(Retries(tries=section.tries, longest_wait=10.0), request=section.timeout)
+    key = os.environ.get(section.api_key_env)
+    servers = [
+        VllmServer(url, key=key, key_name=section.api_key_env, patience=patience, connections=connections)
+        for url in dict.fromkeys(section.urls)
+    ]
+    for server in servers:
+        if pushes and not server.is_local and not section.trust_network:
+            raise EngineError(
+                f"The vLLM server {server.url} is on another machine: whoever can push weights to it can make it run "
+                "code, and vLLM asks nobody for a key there. Set engine.trust_network=true where nobody else is in "
+                "that network."
+            )
+    return servers

@@ -19,6 +19,7 @@ from agent_gym.engines.adapters import StartingAdapter, add_adapters, has_adapte
 from agent_gym.engines.choice import make_engine
 from agent_gym.engines.loading import load_tokenizer
 from agent_gym.engines.tiny import TinySize, make_model, train_tokenizer
+from agent_gym.engines.vllm_server import servers_of
 from agent_gym.errors import ConfigError, DataError, GameError
 from agent_gym.registry import make
 from agent_gym.rollout.chat import TemplateChat
@@ -99,6 +100,7 @@ def rehearse(config: TrainConfig) -> Rehearsal:
         _ = setup.states
         setup = _as_configured(setup, config)
     _check_sharding(config)
+    servers_of(config.engine)
     _check_tokenizer(config)
     check(resolved)
     played = _scaled_down(resolved)
@@ -269,5 +271,6 @@ def _tiny_policy(config: TrainConfig) -> Policy:
     if section.lora is not None:
         add_adapters(model, section.lora, base=None, seed=config.seed)
     if section.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return Policy(model, tokenizer, TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt))

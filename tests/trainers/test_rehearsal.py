@@ -65,6 +65,8 @@ def test_what_is_not_installed_is_told(monkeypatch: Any) -> None:
         ({"rollout": {"syntax": "tagd"}}, "tagged"),
         ({"model": {"path": "Qwen/Qwen3-8B", "lora": {"target_modules": ["c_attn"]}}}, "no such layer"),
         ({"measure": {"split": "unseen"}}, "unseen"),
+        ({"engine": {"kind": "server", "urls": ["http://node-2:8000"]}}, "trust_network"),
+        ({"engine": {"kind": "server", "urls": ["node-2:8000"]}}, "http"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value,
 )
