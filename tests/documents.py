@@ -35,13 +35,18 @@ SHORTER = [
 """What makes a training command take seconds; everything else runs as written."""
 
 NOT_RUN = {
+    "accelerate": "it starts a process for each GPU; tests/trainers start processes with torchrun",
     "apt-get": "it installs something on this machine",
     "docker": "it needs a Docker daemon and a registry",
     "pip": "it installs something; installing the plugin has a test of its own",
+    "ray": "it starts a cluster; tests/rollout/test_ray_workers.py do",
+    "sbatch": "there is no Slurm",
     "sudo": "it changes this machine",
     "systemd-run": "it needs a session of systemd",
+    "torchrun": "it starts a process for each GPU; tests/trainers start processes with it",
 }
 """Programs that tests leave alone, with the reason."""
+_FOREIGN = re.compile(r"--engine|serve-model|vllm:|--workers ray|--model (Qwen|meta-llama)/")
 SERVES = "a server does not end by itself; tests/cli/test_serving.py and tests/viewer run them"
 
 
@@ -85,7 +90,10 @@ def why_not_run(line: str) -> str:
         return SERVES
     if "benchmarks/" in line:
         return "a benchmark measures for minutes or hours"
-    return NOT_RUN.get(shlex.split(line)[0], "")
+    if "--dry-run" not in line and not line.startswith("agent-gym plan") and _FOREIGN.search(line):
+        return "it needs vLLM, a cluster or a model of the hub; tests/engines and tests/rollout run what it is made of"
+    program = next(part for part in shlex.split(line) if "=" not in part)
+    return NOT_RUN.get(program, "")
 
 
 def run(

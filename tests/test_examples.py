@@ -45,8 +45,9 @@ SERVER = "from agent_gym.cli import main; main()"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with what readers of the document on MCP have of their own: a tool, and servers."""
+    """A folder with the examples, and what readers of the document on MCP have of their own: a tool, and servers."""
     (tmp_path / "my_tools.py").write_text(LOOKUP)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for name in ("server.py", "notebook_server.py"):
         call = "import sys; sys.argv[1:] = ['serve-tools', 'my_tools.py:lookup']"
         (tmp_path / name).write_text(f"{call}\n{SERVER}\n")
