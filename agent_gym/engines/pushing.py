@@ -178,11 +178,13 @@ class LoraPusher(Pusher):
     def __init__(self, folder: Path, config: Any, seconds: float) -> None:
         super().__init__(seconds)
         self._config = config
-        # Servers read it again when they have put it aside, so that it stays until the end.
-        self._place = _new_folder(folder)
+        self._folder = folder
+        self._place: Path | None = None
 
     async def prepare(self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str) -> None:
         """Write the adapter; see `Pusher.prepare`."""
+        # Servers read it again when they have put it aside, so that it stays until the end.
+        self._place = self._place or _new_folder(self._folder)
         try:
             write_adapter(self._place, weights, self._config)
         except OSError as error:
@@ -199,7 +201,8 @@ class LoraPusher(Pusher):
 
     def close(self) -> None:
         """Remove the adapter's files."""
-        shutil.rmtree(self._place, ignore_errors=True)
+        if self._place is not None:
+            shutil.rmtree(self._place, ignore_errors=True)
 
 
 def choose_pusher(section: EngineSection, servers: Sequence[VllmServer], model: Any, folder: str) -> Pusher:

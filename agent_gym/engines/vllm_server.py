@@ -48,7 +48,8 @@ class VllmServerEngine(Engine):
         servers: They have been described (`VllmServer.describe`).
         vocabulary: Tokens of the model.
         stop_ids: Tokens that end every generation.
-        pusher: Hands new weights to the servers; None in a process that does not, and where they are never new.
+        pusher: How new weights reach the servers.
+        pushes: Whether this process hands them on; of many that train together one does, and the others count along.
         top_logprobs: Entropies are estimated from so many most probable tokens.
         tolerance: Log-probabilities of two servers may differ by so much.
 
@@ -62,7 +63,8 @@ class VllmServerEngine(Engine):
         *,
         vocabulary: int,
         stop_ids: Sequence[int] = (),
-        pusher: Pusher | None = None,
+        pusher: Pusher,
+        pushes: bool = True,
         top_logprobs: int = 20,
         tolerance: float = 0.1,
     ) -> None:
@@ -73,7 +75,8 @@ class VllmServerEngine(Engine):
         """Servers that are left out, and why."""
         self._stop_ids = tuple(stop_ids)
         self._pusher = pusher
-        self.takes_adapter = pusher is not None and pusher.takes_adapter
+        self._pushes = pushes
+        self.takes_adapter = pusher.takes_adapter
         self._top_logprobs = top_logprobs
         self._tolerance = tolerance
         self._pins = Pins(self.servers)
@@ -166,8 +169,7 @@ class VllmServerEngine(Engine):
             raise server.wrong(str(error)) from None
 
     async def _ask(self, server: VllmServer, prompt: bytes, chosen: dict[str, Any]) -> Answer:
-        model = self._pusher.model(server) if self._pusher else server.model
-        rest = json.dumps({"model": model, **answers.body(self._path, chosen)}).encode()
+        rest = json.dumps({"model": self._pusher.model(server), **answers.body(self._path, chosen)}).encode()
         member = answers.prompt_member(self._path).encode()
         return await server.ask(self._path, b'{"' + member + b'":[' + prompt + b"]," + rest[1:])
 
@@ -256,8 +258,7 @@ class VllmServerEngine(Engine):
     async def aclose(self) -> None:
         """See `Engine.aclose`; the servers go on running."""
         await self.disconnect()
-        if self._pusher is not None:
-            self._pusher.close()
+        self._pusher.close()
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
@@ -268,17 +269,16 @@ class VllmServerEngine(Engine):
             EngineError: A server did not take them: the sentence names it and says what the others hold.
         """
         before, self._syncs = self.version, self._syncs + 1
-        if self._pusher is None:
-            for _ in weights or ():
-                pass
-        else:
-            await self._push(self._pusher, weights)
+        if weights is None:
+            raise EngineError(f"{self} shares no model with the trainer: hand the weights to sync.")
+        if self._pushes:
+            await self._push(weights)
+        for _ in weights:
+            pass
         self._earlier[str(self._syncs - 1)] = before
         self.version = before + 1
 
-    async def _push(self, pusher: Pusher, weights: "Iterable[tuple[str, Tensor]] | None") -> None:
-        if weights is None:
-            raise EngineError(f"{self} shares no model with the trainer: hand the weights to sync.")
+    async def _push(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
         for url in list(self.lost):
             if await self.servers[url].lives():
                 logger.warning("The vLLM server %s is back.", url)
@@ -287,7 +287,7 @@ class VllmServerEngine(Engine):
         servers = [self.servers[url] for url in sorted(self._pins.usable)]
         if not servers:
             raise self._none_left()
-        for url, error in (await pusher.push(servers, weights, str(self._syncs))).items():
+        for url, error in (await self._pusher.push(servers, weights, str(self._syncs))).items():
             self._lose(self.servers[url], error)
 
     def _version_of(self, label: str | None, asked: int) -> int:
@@ -325,7 +325,8 @@ def connect(section: EngineSection, *, model: Any, max_batch: int, pushes: bool 
         servers,
         vocabulary=int(model.get_input_embeddings().weight.shape[0]),
         stop_ids=end_tokens(model),
-        pusher=choose_pusher(section, servers, model, folder) if pushes else None,
+        pusher=choose_pusher(section, servers, model, folder),
+        pushes=pushes,
         top_logprobs=section.top_logprobs,
         tolerance=section.tolerance or (0.1 if half else 5e-3),
     )

@@ -14,6 +14,7 @@ from vllm_fake import VOCABULARY, FakeVllm, vllm_serving
 
 from agent_gym.engines.adapters import CONFIG, WEIGHTS, adapter_weights, add_adapters
 from agent_gym.engines.base import Completion, Sampling
+from agent_gym.engines.pushing import ADAPTER
 from agent_gym.engines.retrying import Patience
 from agent_gym.engines.vllm_server import VllmServerEngine, connect
 from agent_gym.errors import ContextLengthError, EngineError, RefusedError
@@ -382,6 +383,16 @@ def test_a_process_that_does_not_push_reads_the_weights_to_their_end_and_counts_
         given = weights(1.0)
         run(engine.sync(given))
         assert next(given, None) is None and engine.version == 1 and fake.order() == []
+
+
+def test_a_process_that_does_not_push_samples_from_the_adapter_all_the_same(tmp_path: Any) -> None:
+    fake, model = FakeVllm(adapters=True), adapted()
+    with reached(fake, model=model, pushes=False, sync_folder=str(tmp_path)) as engine:
+        assert engine.takes_adapter
+        run(engine.sync(adapter_weights(model)))
+        once(engine)
+        assert fake.called("/inference/v1/generate")[-1].body["model"] == ADAPTER
+    assert fake.order() == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Any) -> None:
