@@ -12,6 +12,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,17 +124,25 @@ class AheadSampler(Sampler):
     def _running(self) -> asyncio.AbstractEventLoop:
         """Return the loop of the thread, which is started where there is none."""
         if self._loop is None:
-            runner = asyncio.Runner()
-            self._loop = runner.get_loop()
-            self._thread = threading.Thread(target=self._serve, args=(runner,), name="sampling", daemon=True)
+            started: Future[asyncio.AbstractEventLoop] = Future()
+            self._thread = threading.Thread(target=self._serve, args=(started,), name="sampling", daemon=True)
             self._thread.start()
+            self._loop = started.result()
         return self._loop
 
     # -- in the thread that samples --------------------------------------------------------------------------------
 
-    def _serve(self, runner: asyncio.Runner) -> None:
-        with runner, self._own_stream():
-            runner.get_loop().run_forever()
+    def _serve(self, started: "Future[asyncio.AbstractEventLoop]") -> None:
+        """Run an event loop until it is stopped; `started` is told of it, or of why there is none."""
+        with contextlib.ExitStack() as stack:
+            try:
+                loop = stack.enter_context(asyncio.Runner()).get_loop()
+                stack.enter_context(self._own_stream())
+            except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits for the loop must hear of it
+                started.set_exception(error)
+                return
+            started.set_result(loop)
+            loop.run_forever()
 
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[None]:

@@ -250,10 +250,9 @@ class Trainer:
                 "groups_with_signal": uneven / len(groups),
                 **metrics,
                 "seconds": {
-                    "rollout": collected - started,
                     "update": updated - collected,
                     "total": finished - started,
-                    "tokens_per_second": summary.generated_tokens / max(collected - started, 1e-9),
+                    "tokens_per_second": summary.generated_tokens / max(self.sampler.seconds()["rollout"], 1e-9),
                     "throughput": summary.generated_tokens / max(finished - started, 1e-9),
                     **self.sampler.seconds(),
                 },

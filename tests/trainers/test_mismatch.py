@@ -218,6 +218,18 @@ TOKENS = 8
 """Of the policies whose every answer is enumerated."""
 
 
+@pytest.mark.parametrize("window", [False, True])
+def test_the_gradient_is_the_same_where_prefixes_are_computed_once(window: bool) -> None:
+    made, found = groups(window=window), []
+    for shared in (False, True):
+        settings = replace(EXACT, importance="turn", share_prefixes=shared)
+        own, metrics = learned(settings, grpo(), made)
+        found.append((gradients(own), metrics["mismatch_mean"]))
+    (plain, mismatch), (shared_gradients, shared_mismatch) = found
+    assert distance(shared_gradients, plain) < 1e-4
+    assert shared_mismatch == pytest.approx(mismatch, rel=1e-4)
+
+
 def every_answer(policy: Any, length: int) -> list[Trajectory]:
     """Return every answer of so many tokens, with the log-probabilities that a policy gives them."""
     made = []
