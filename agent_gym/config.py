@@ -1,8 +1,8 @@
 """The typed configurations of training and evaluation; see `agent_gym.sections` for their parts."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agent_gym.sections import (
     AlgorithmSection,
@@ -47,6 +47,16 @@ class TrainConfig(Section):
     """Which programs are told of the metrics as well."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch; by default torch's own choice."""
+
+    @model_validator(mode="after")
+    def _recomputed(self) -> Self:
+        if self.model.gradient_checkpointing and self.update.share_prefixes:
+            raise ValueError(
+                "model.gradient_checkpointing would recompute without what update.share_prefixes shares: switch one off"
+            )
+        if self.update.pack == "on" and self.update.share_prefixes:
+            raise ValueError("update.share_prefixes lays rows end to end already: leave update.pack alone")
+        return self
 
 
 class EvalRolloutSection(RolloutSection):
