@@ -1,0 +1,168 @@
+"""The thread that vLLM runs in, with a stand-in for vLLM: who waits for whom, and what those who wait are told."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agent_gym.engines.vllm_thread import Request, VllmThread
+from agent_gym.errors import EngineError
+
+WAIT = 10
+
+
+@dataclass
+class Stand:
+    """Ends a request after as many steps as its prompt says; a step waits until it is allowed."""
+
+    allowed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    left: dict[str, int] = field(default_factory=dict)
+    aborted: list[str] = field(default_factory=list)
+    fail: Callable[[], None] = lambda: None
+    stepped: threading.Event = field(default_factory=threading.Event)
+
+    def add_request(self, name: str, prompt: dict[str, Any], parameters: Any) -> str:
+        if not prompt["prompt_token_ids"]:
+            raise ValueError("an empty prompt\nand more")
+        self.left[f"{name}-x"] = prompt["prompt_token_ids"][0]
+        return f"{name}-x"
+
+    def abort_request(self, names: list[str], internal: bool) -> None:
+        assert internal
+        for name in names:
+            del self.left[name]
+        self.aborted += names
+
+    def step(self) -> list[Any]:
+        self.stepped.set()
+        assert self.allowed.acquire(timeout=WAIT)
+        self.fail()
+        self.left = {name: left - 1 for name, left in self.left.items()}
+        done = [name for name, left in self.left.items() if not left]
+        for name in done:
+            del self.left[name]
+        return [SimpleNamespace(finished=True, request_id=name.partition("-")[0]) for name in done]
+
+
+@pytest.fixture
+def stand() -> Stand:
+    return Stand()
+
+
+@pytest.fixture
+def thread(stand: Stand) -> Iterator[VllmThread]:
+    made = VllmThread(lambda: stand, lambda: 7)
+    yield made
+    stand.allowed.release(1000)
+    made.end(lambda _: None).exception(WAIT)
+    made.join()
+
+
+def test_requests_join_while_others_are_in_flight(thread: VllmThread, stand: Stand) -> None:
+    long = Request([3], None)
+    thread.ask(long)
+    assert stand.stepped.wait(WAIT)
+    short = thread.ask(Request([1], None))
+    stand.allowed.release(2)
+    assert short.result(WAIT).request_id == "2"
+    assert not long.future.done()
+    stand.allowed.release(1)
+    assert long.future.result(WAIT).request_id == "1"
+    assert long.version == 7
+
+
+def test_a_call_waits_for_what_is_in_flight_and_later_requests_wait_for_it(thread: VllmThread, stand: Stand) -> None:
+    first = thread.ask(Request([2], None))
+    assert stand.stepped.wait(WAIT)
+    call = thread.call(lambda inner: dict(inner.left))
+    later = thread.ask(Request([1], None))
+    stand.allowed.release(1)
+    assert not call.done()
+    stand.allowed.release(1)
+    assert call.result(WAIT) == {}
+    assert first.done()
+    stand.allowed.release(1)
+    assert later.result(WAIT)
+
+
+def test_a_cancelled_request_is_aborted_and_one_that_was_not_begun_never_is(thread: VllmThread, stand: Stand) -> None:
+    async def scene() -> None:
+        waiting = asyncio.wrap_future(thread.ask(Request([100], None)))
+        await asyncio.to_thread(stand.stepped.wait, WAIT)
+        unborn = asyncio.wrap_future(thread.ask(Request([100], None)))
+        for each in (waiting, unborn):
+            each.cancel()
+        await asyncio.gather(waiting, unborn, return_exceptions=True)
+        stand.allowed.release(1)
+
+    asyncio.run(scene())
+    assert thread.call(lambda inner: dict(inner.left)).result(WAIT) == {}
+    assert stand.aborted == ["1-x"]
+
+
+def test_what_vllm_refuses_is_said_and_the_others_go_on(thread: VllmThread, stand: Stand) -> None:
+    refused, good = thread.ask(Request([], None)), thread.ask(Request([1], None))
+    with pytest.raises(EngineError, match=r"^vLLM refuses the request: an empty prompt\.$"):
+        refused.result(WAIT)
+    stand.allowed.release(1)
+    assert good.result(WAIT)
+
+
+def test_a_step_that_fails_fails_those_in_flight_and_no_others(thread: VllmThread, stand: Stand) -> None:
+    def fail() -> None:
+        stand.fail = lambda: None
+        raise RuntimeError("out of memory")
+
+    stand.fail = fail
+    broken = thread.ask(Request([2], None))
+    stand.allowed.release(1)
+    with pytest.raises(EngineError, match=r"vLLM failed: out of memory\."):
+        broken.result(WAIT)
+    good = thread.ask(Request([1], None))
+    stand.allowed.release(1)
+    assert good.result(WAIT)
+
+
+def test_where_not_even_aborting_works_all_later_requests_are_told(thread: VllmThread, stand: Stand) -> None:
+    def fail() -> None:
+        stand.left.clear()
+        raise RuntimeError("the device is lost")
+
+    stand.fail = fail
+    broken = thread.ask(Request([2], None))
+    stand.allowed.release(1)
+    with pytest.raises(EngineError, match="the device is lost"):
+        broken.result(WAIT)
+    with pytest.raises(EngineError, match="it broke before"):
+        thread.ask(Request([1], None)).result(WAIT)
+
+
+def test_a_call_that_fails_raises_where_it_was_made(thread: VllmThread) -> None:
+    with pytest.raises(ZeroDivisionError):
+        thread.call(lambda inner: 1 / 0).result(WAIT)
+    assert thread.call(lambda inner: 5).result(WAIT) == 5
+
+
+def test_what_is_asked_after_the_end_is_refused(stand: Stand) -> None:
+    thread = VllmThread(lambda: stand, lambda: 0)
+    first = thread.ask(Request([1], None))
+    ended, late = thread.end(lambda inner: "ended"), thread.ask(Request([1], None))
+    stand.allowed.release(1)
+    assert (first.result(WAIT).request_id, ended.result(WAIT)) == ("1", "ended")
+    thread.join()
+    for refused in (late, thread.ask(Request([1], None)), thread.call(lambda inner: None)):
+        with pytest.raises(EngineError, match="vLLM was closed"):
+            refused.result(WAIT)
+
+
+def test_an_engine_that_cannot_be_made_is_an_error_and_leaves_no_thread() -> None:
+    def make() -> Any:
+        raise EngineError("no such model")
+
+    with pytest.raises(EngineError, match="no such model"):
+        VllmThread(make, lambda: 0)
+    assert not [each for each in threading.enumerate() if each.name == "vllm" and each.is_alive()]
