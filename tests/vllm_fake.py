@@ -16,6 +16,8 @@ from safetensors import safe_open
 VOCABULARY = 64
 TOKENS = 4
 """Generated for each request."""
+_TOLD = {"/pause", "/resume", "/collective_rpc", "/update_weight_version", "/reset_prefix_cache"}
+_TRANSFER = {"/init_weight_transfer_engine", "/start_weight_update", "/update_weights", "/finish_weight_update"}
 Change = Callable[[dict[str, Any]], dict[str, Any] | Reply]
 
 
@@ -44,6 +46,7 @@ class FakeVllm:
         self.after_temperature = after_temperature
         self.bias = 2.0
         self.label = "default"
+        self.workers = 2
         self.replies: dict[str, Callable[[Asked], Reply | None]] = {}
         """What it does instead for a path; None lets it do as always."""
         self.change: Change | None = None
@@ -61,8 +64,7 @@ class FakeVllm:
 
     def order(self) -> list[str]:
         """Return the paths of what it was told about weights."""
-        told = {"/pause", "/resume", "/collective_rpc", "/update_weight_version", "/reset_prefix_cache"}
-        return [_bare(each.path) for each in self.called(*told, "/load_lora_adapter")]
+        return [_bare(each.path) for each in self.called(*_TOLD, *_TRANSFER, "/load_lora_adapter")]
 
     def __call__(self, asked: Asked, number: int) -> Reply:
         path = _bare(asked.path)
@@ -78,11 +80,12 @@ class FakeVllm:
             return self._complete(asked.body)
         if path == "/load_lora_adapter" and self.adapters:
             return refused(400, "lora_name is required") if asked.body == {} else self._load(asked.body["lora_path"])
-        if (
-            path in ("/pause", "/resume", "/collective_rpc", "/update_weight_version", "/reset_prefix_cache")
-            and self.dev
-        ):
+        if path in _TOLD and self.dev:
             return self._told(path, asked.body)
+        if path == "/get_world_size":
+            return Reply({"world_size": self.workers})
+        if path in _TRANSFER:
+            return Reply({"message": "done"})
         return refused(404, "Not Found")
 
     def _told(self, path: str, body: Any) -> Reply:

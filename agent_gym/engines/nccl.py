@@ -9,7 +9,6 @@ import importlib.util
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from agent_gym.engines.vllm_http import VllmServer
 from agent_gym.errors import EngineError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 _CHUNK_BYTES = 1 << 30
@@ -37,24 +37,17 @@ def can_transfer(servers: Sequence[VllmServer], model: Any) -> bool:
     return all(server.transfers_weights() for server in servers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Meeting:
-    """Where the group meets: what vLLM's `trainer_init` asks for."""
-
-    master_address: str
-    master_port: int
-    world_size: int
-
-
 class NcclPusher(Pusher):
     """Weights by NCCL.
 
     Args:
         seconds: See `Pusher`.
+        device: The trainer's GPU, from which the weights are sent.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, device: "torch.device") -> None:
         super().__init__(seconds)
+        self._device = device
         self._group: Any = None
         self._members: list[str] = []
         self._weights: Iterator[tuple[str, Tensor]] = iter(())
@@ -75,7 +68,7 @@ class NcclPusher(Pusher):
         started = await outcomes(servers, lambda server: server.control("/start_weight_update", None, seconds=60.0))
         if any(started):
             return started
-        for chunk in _chunks(self._weights):
+        for chunk in _chunks(self._weights, self._device):
             told = {
                 "names": [name for name, _ in chunk],
                 "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in chunk],
@@ -92,7 +85,7 @@ class NcclPusher(Pusher):
                 self._members = []
                 return errors
             await sent
-        return await outcomes(servers, lambda server: server.control("/finish_weight_update", {}, seconds=self.seconds))
+        return await outcomes(servers, lambda server: server.control("/finish_weight_update", None, seconds=self.seconds))
 
     async def _announce(self, request: dict[str, Any], server: VllmServer) -> None:
         await server.control("/update_weights", request, seconds=self.seconds)
@@ -111,10 +104,20 @@ class NcclPusher(Pusher):
     def _broadcast(self, chunk: "list[tuple[str, Tensor]]") -> None:
         import torch
 
-        stream = torch.cuda.current_stream()
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         for _, tensor in chunk:
             self._group.broadcast(tensor, src=0, stream=stream)
-        stream.synchronize()
+        if stream is not None:
+            stream.synchronize()
+
+    def _join(self, meeting: dict[str, Any]) -> Any:
+        import torch
+        from vllm.distributed.weight_transfer.nccl_common import trainer_init
+
+        if self._device.type == "cuda":
+            # Which one is current is another matter in each thread.
+            torch.cuda.set_device(self._device)
+        return trainer_init(meeting)
 
     async def _meet(self, servers: Sequence[VllmServer]) -> None:
         """Make the group: rank 0 is here, the servers' workers follow in order.
@@ -122,24 +125,17 @@ class NcclPusher(Pusher):
         Raises:
             EngineError: A server does not come.
         """
-        from vllm.distributed.weight_transfer.nccl_common import trainer_init
-
         sizes = [await server.world_size() for server in servers]
         host, port = _address_towards(servers[0]), _free_port()
-        meeting = _Meeting(host, port, 1 + sum(sizes))
+        meeting = {"master_address": host, "master_port": port, "world_size": 1 + sum(sizes)}
         offsets = {server.url: 1 + sum(sizes[:place]) for place, server in enumerate(servers)}
 
         async def invite(server: VllmServer) -> None:
-            said = {
-                "master_address": host,
-                "master_port": port,
-                "rank_offset": offsets[server.url],
-                "world_size": meeting.world_size,
-            }
-            await server.control("/init_weight_transfer_engine", {"init_info": said}, seconds=self.seconds)
+            said = {"init_info": {**meeting, "rank_offset": offsets[server.url]}}
+            await server.control("/init_weight_transfer_engine", said, seconds=self.seconds)
 
         invited = asyncio.ensure_future(outcomes(servers, invite))
-        here = _in_thread(partial(trainer_init, meeting))
+        here = _in_thread(partial(self._join, meeting))
         await asyncio.wait({invited, here}, return_when=asyncio.FIRST_COMPLETED)
         missing = failures(servers, await invited)
         if missing:
@@ -172,11 +168,11 @@ def _in_thread(work: Callable[[], Any]) -> "asyncio.Future[Any]":
     return future
 
 
-def _chunks(weights: "Iterator[tuple[str, Tensor]]") -> "Iterator[list[tuple[str, Tensor]]]":
+def _chunks(weights: "Iterator[tuple[str, Tensor]]", device: "torch.device") -> "Iterator[list[tuple[str, Tensor]]]":
     chunk: list[tuple[str, Tensor]] = []
     size = 0
     for name, tensor in weights:
-        chunk.append((name, tensor.detach().cuda().contiguous()))
+        chunk.append((name, tensor.detach().to(device).contiguous()))
         size += tensor.nbytes
         if size >= _CHUNK_BYTES:
             yield chunk

@@ -215,7 +215,7 @@ def choose_pusher(section: EngineSection, servers: Sequence[VllmServer], model: 
     if kind == "nccl":
         from agent_gym.engines.nccl import NcclPusher
 
-        return NcclPusher(section.sync_timeout)
+        return NcclPusher(section.sync_timeout, next(model.parameters()).device)
     if kind == "file":
         return FilePusher(Path(folder), section.sync_timeout)
     if not has_adapters(model):
