@@ -347,6 +347,38 @@ def test_sleeping_does_nothing_on_a_cpu(engine: VllmEngine, model: Any) -> None:
     assert ask(engine, seed=4).token_ids == before.token_ids
 
 
+def test_where_vllm_can_sleep_it_drops_the_weights_and_takes_memory_back_in_two_parts(
+    engine: VllmEngine, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of vLLM on a GPU, in order; here it is only written down."""
+    asked: list[Any] = []
+
+    def stand_in(inner: Any) -> None:
+        monkeypatch.setattr(inner, "sleep", lambda level: asked.append(f"sleep {level}"))
+        monkeypatch.setattr(inner, "wake_up", asked.append)
+
+    engine._thread.call(stand_in).result()
+    monkeypatch.setattr(engine, "_sleeps", True)
+    run(engine.sleep())
+    run(engine.sleep())
+    assert asked == ["sleep 2"]
+    with pytest.raises(EngineError, match="sleeps"):
+        ask(engine)
+    run(engine.sync(model.state_dict().items()))
+    assert asked[1:] == [["weights"]]
+    with pytest.raises(EngineError, match="sleeps"):
+        ask(engine)
+    run(engine.wake())
+    run(engine.wake())
+    assert asked[2:] == [["kv_cache"]]
+    assert_logprobs(model, PROMPT, ask(engine))
+    run(engine.sleep())
+    run(engine.wake())
+    assert asked[3:] == ["sleep 2", ["kv_cache", "weights"]]
+    with pytest.raises(EngineError, match="no weights yet"):
+        ask(engine)
+
+
 # -- failures, and the end ---------------------------------------------------------------------------------------------
 
 
