@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import gymnasium
+
 from agent_gym.env import LazyTasks, State, Task
 from agent_gym.errors import WorkerError
 from agent_gym.info import Info
@@ -70,7 +72,7 @@ class RayEnv(AwaitedEnv):
         for left in reversed(range(_TRIES)):
             try:
                 self._settle()
-                return self._begun(self._ask("reset", seed, options, tuple(self._pool.wanted)))
+                return self._begun(self._ask("reset", seed, options, tuple(self._pool.wanted)), seed)
             except WorkerError:
                 if not left or not self._died:
                     raise
@@ -81,7 +83,7 @@ class RayEnv(AwaitedEnv):
             try:
                 if self._link.dead is not None:
                     await asyncio.to_thread(self._settle)
-                return self._begun(await self._soon("reset", seed, options, tuple(self._pool.wanted)))
+                return self._begun(await self._soon("reset", seed, options, tuple(self._pool.wanted)), seed)
             except WorkerError:
                 if not left or not self._died:
                     raise
@@ -89,20 +91,24 @@ class RayEnv(AwaitedEnv):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """See `TextEnv.step`."""
-        return self._stepped(self._ask("step", action, tuple(self._pool.wanted)))
+        return self._stepped(self._ask("step", action, tuple(self._pool.wanted)), action)
 
     async def _step_soon(self, action: str) -> tuple[str, float, bool, bool, Info]:
-        return self._stepped(await self._soon("step", action, tuple(self._pool.wanted)))
+        return self._stepped(await self._soon("step", action, tuple(self._pool.wanted)), action)
 
-    def _begun(self, answer: tuple[Task, Answer]) -> tuple[str, Info]:
+    def _begun(self, answer: tuple[Task, Answer], seed: int | None) -> tuple[str, Info]:
+        # The generator that gymnasium promises after a seed; what is random is drawn from the actor's own.
+        gymnasium.Env.reset(self, seed=seed)
         self.task, first = answer
         observation, _, _, _, info = self._stepped(first)
+        self._history = [("", observation)]
         return observation, info
 
-    def _stepped(self, answer: Answer) -> tuple[str, float, bool, bool, Info]:
+    def _stepped(self, answer: Answer, action: str = "") -> tuple[str, float, bool, bool, Info]:
         lazy = {key: partial(self._read, answer.turn, key) for key in answer.lazy}
         self.turn, self._last_observation = answer.info["turn"], answer.observation
         self._ended = answer.terminated or answer.truncated
+        self._history.append((action, answer.observation))
         return answer.observation, answer.reward, answer.terminated, answer.truncated, Info(answer.info, lazy)
 
     def _read(self, turn: int, key: str) -> Any:
