@@ -216,6 +216,12 @@ def choose_pusher(section: EngineSection, servers: Sequence[VllmServer], model: 
         from agent_gym.engines.nccl import NcclPusher
 
         return NcclPusher(section.sync_timeout, next(model.parameters()).device)
+    far = next((server.url for server in servers if not server.is_local), None)
+    if far is not None and section.sync_folder is None:
+        raise EngineError(
+            f"The vLLM server {far} is on another machine: name a folder that both see (engine.sync_folder), or send "
+            "weights from GPU to GPU (engine.sync=nccl)."
+        )
     if kind == "file":
         return FilePusher(Path(folder), section.sync_timeout)
     if not has_adapters(model):

@@ -14,8 +14,9 @@ from vllm_fake import VOCABULARY, FakeVllm, vllm_serving
 
 from agent_gym.engines.adapters import CONFIG, WEIGHTS, adapter_weights, add_adapters
 from agent_gym.engines.base import Completion, Sampling
-from agent_gym.engines.pushing import ADAPTER
+from agent_gym.engines.pushing import ADAPTER, FilePusher, choose_pusher
 from agent_gym.engines.retrying import Patience
+from agent_gym.engines.vllm_http import VllmServer
 from agent_gym.engines.vllm_server import VllmServerEngine, connect
 from agent_gym.errors import ContextLengthError, EngineError, RefusedError
 from agent_gym.sections import EngineSection, LoraSection
@@ -442,6 +443,15 @@ def test_the_key_is_sent_and_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> 
         sentence = failure(engine)
         assert fake.called("/inference/v1/generate")[0].headers["authorization"] == "Bearer very-secret"
     assert "set VLLM_API_KEY" in sentence and "very-secret" not in sentence
+
+
+def test_a_server_on_another_machine_needs_a_folder_that_both_see(tmp_path: Any) -> None:
+    far = VllmServer("http://192.0.2.7:8000", key=None, key_name="KEY")
+    model = small_llama(VOCABULARY)
+    with pytest.raises(EngineError, match=r"http://192\.0\.2\.7:8000 is on another machine.*engine\.sync_folder"):
+        choose_pusher(EngineSection(kind="server", urls=[far.url]), [far], model, str(tmp_path))
+    shared = EngineSection(kind="server", urls=[far.url], sync_folder=str(tmp_path))
+    assert isinstance(choose_pusher(shared, [far], model, str(tmp_path)), FilePusher)
 
 
 def test_weights_go_to_other_machines_only_where_the_network_is_trusted() -> None:
