@@ -117,7 +117,7 @@ def test_the_python_of_the_howto_runs_in_order(name: str, folder: Path, request:
 def test_the_commands_of_the_howto_run_in_order(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
     """In one folder: what an earlier command made is there, and in the way of a later one of the same name."""
     documents.write_files(HOWTOS[name], folder)
-    passed_over = []
+    passed_over, ran = [], 0
     for commands in map(documents.lines, COMMANDS[name]):
         if reasons := [f"{line}: {reason}" for line in commands if (reason := documents.why_not_run(line))]:
             passed_over += reasons
@@ -129,7 +129,8 @@ def test_the_commands_of_the_howto_run_in_order(name: str, folder: Path, request
                 line = line.replace(MODEL_SERVER, request.getfixturevalue("model_server"))
             done = documents.command(line, folder, ENVIRONMENT)
             assert done.returncode == 0, (line, done.stderr)
-    if len(passed_over) >= len(COMMANDS[name]):
+            ran += 1
+    if not ran:
         pytest.skip("; ".join(passed_over))
 
 

@@ -8,7 +8,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
-# Asks for a signal two minutes before the end: the step in flight is dropped, what was saved is whole.
+# Asks for a signal two minutes before the end: the run then keeps its last step.
 #SBATCH --signal=TERM@120
 set -euo pipefail
 
