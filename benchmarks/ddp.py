@@ -65,9 +65,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6, help="steps of each run that count")
     parser.add_argument("--turns-taken", type=int, default=2, help="how often the runs take turns")
-    parser.add_argument("--tasks", type=int, default=16)
+    parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--turns", type=int, default=12, help="turns of an episode")
+    parser.add_argument("--turns", type=int, default=8, help="turns of an episode")
     parser.add_argument("--model", type=int, default=192, help="width; 192 are 3 million parameters")
     arguments = parser.parse_args()
     seconds: dict[int, list[dict[str, float]]] = {1: [], arguments.processes: []}

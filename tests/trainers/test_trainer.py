@@ -44,8 +44,23 @@ class Killer(Silence):
         self.training = name == "training"
     def advance(self, metrics):
         self.steps += self.training
-        if self.steps == int(sys.argv[3]):
+        if self.steps == float(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
+
+def deadly(function, calls):
+    left = [calls]
+    def call(*arguments, **values):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **values)
+    return call
+
+import torch
+if sys.argv[3] == "1.25":  # The second step's first update.
+    torch.optim.AdamW.step = deadly(torch.optim.AdamW.step, 3)
+if sys.argv[3] == "1.75":  # The checkpoint after the second step, when the model is written.
+    torch.save = deadly(torch.save, 2)
 
 train(build(TrainConfig, json.loads(sys.argv[1])), sys.argv[2], resume=True, listener=Killer())
 """
@@ -98,9 +113,9 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(undisturbe
     assert without_times(other.metrics) != without_times(undisturbed.metrics)
 
 
-@pytest.mark.parametrize("step", [1, 3, 4])
+@pytest.mark.parametrize("step", [1, 1.25, 1.75, 3, 4])
 def test_a_run_killed_in_the_middle_ends_with_the_numbers_of_an_undisturbed_one(
-    undisturbed: RunResult, tmp_path: Path, step: int
+    undisturbed: RunResult, tmp_path: Path, step: float
 ) -> None:
     folder = tmp_path / "killed"
     tracked = {"tracking": ["tensorboard"]}
