@@ -37,7 +37,7 @@ PROMPT, GENERATED = 64, 32
 def main() -> None:
     """Print a table of errors and a line of rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demonstrations", type=int, default=1000, help="that the tiny model is trained on")
+    parser.add_argument("--demonstrations", type=int, default=300, help="that the tiny model is trained on")
     demonstrations = parser.parse_args().demonstrations
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
