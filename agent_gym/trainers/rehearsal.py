@@ -198,6 +198,8 @@ def _scaled_down(config: TrainConfig) -> TrainConfig:
     options = dict(config.algorithm.options)
     # Two are compared with each other; a strategy that branches needs some to begin with, and some that branch off.
     size = min(group_size(config), 4 if "initial" in options else 2)
+    if not any("group_size" in str(key) or isinstance(value, dict) for key, value in options.items()):
+        options["group_size"] = size
     for key, value in {"group_size": size, "initial": min(2, size)}.items():
         if key in options:
             options[key] = min(int(options[key]), value)
@@ -209,7 +211,7 @@ def _scaled_down(config: TrainConfig) -> TrainConfig:
             "rollout": {
                 "tasks": min(2, config.rollout.tasks),
                 "concurrency": min(8, config.rollout.concurrency),
-                "max_tokens": min(8, config.rollout.max_tokens),
+                "max_tokens": min(4, config.rollout.max_tokens),
                 "workers": "local",
                 "max_lag": 0,
             },
@@ -263,7 +265,7 @@ def _tiny_policy(config: TrainConfig) -> Policy:
     import torch
 
     section = config.model
-    tokenizer = train_tokenizer(corpus(config, _CORPUS_EPISODES), vocabulary=section.vocabulary)
+    tokenizer = train_tokenizer(_texts(config), vocabulary=section.vocabulary)
     size = TinySize(section.hidden, section.layers, section.heads, section.feed_forward, section.context)
     model: Any = make_model(tokenizer, size, seed=config.seed)
     if section.dtype == "bfloat16":
@@ -274,3 +276,12 @@ def _tiny_policy(config: TrainConfig) -> Policy:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return Policy(model, tokenizer, TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt))
+
+
+def _texts(config: TrainConfig) -> list[str]:
+    """Return some of what an environment says: where it waits for another process, how one task begins must do."""
+    with closing(make(config.env.id, **config.env.options)) as env:
+        if not env.blocking:
+            return corpus(config, _CORPUS_EPISODES)
+        observation, _ = env.reset(seed=0)
+    return [config.rollout.system_prompt, observation]

@@ -5,6 +5,7 @@ from typing import Any
 
 from agent_gym.config import TrainConfig
 from agent_gym.registry import find_spec, options_of, resolve
+from agent_gym.trainers.bases import player
 from agent_gym.trainers.presets import make_algorithm
 
 
@@ -69,7 +70,8 @@ def workload(config: TrainConfig, context: int, assumptions: Assumptions | None 
 
 def group_size(config: TrainConfig) -> int:
     """Return the episodes that a configuration plays of a task."""
-    rollout: Any = make_algorithm(config.algorithm.name, config.algorithm.options).rollout
+    # DAPO's rollouts draw further groups, and leave playing to another strategy.
+    rollout: Any = player(make_algorithm(config.algorithm.name, config.algorithm.options))
     return int(getattr(rollout, "group_size", 1))
 
 

@@ -121,6 +121,14 @@ def test_the_tokens_of_a_step_follow_from_episodes_turns_and_limits() -> None:
     assert workload(config, 512).longest_row == 512
 
 
+def test_the_episodes_of_a_task_are_counted_whatever_goes_on_around_them() -> None:
+    for name in ("grpo", "dapo+empg", "arpo"):
+        config = config_of(
+            "m", algorithm={"name": name, "options": {"group_size": 6, **({"initial": 3} if name == "arpo" else {})}}
+        )
+        assert workload(config, 2048).episodes == 16 * 6
+
+
 def test_a_regular_expression_of_adapters_is_refused() -> None:
     config = config_of("Qwen/Qwen2.5-7B").model_dump()
     config["model"]["lora"] = {"target_modules": ".*proj"}
