@@ -48,6 +48,9 @@ build/vllm/.installed: tests/vllm-requirements.txt
 	build/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
 		--requirement tests/vllm-requirements.txt || \
 		{ echo "vLLM cannot be installed here: its tests are skipped, unless REQUIRE_VLLM=1 is set"; exit 1; }
+# What its processes import is compiled once, and no more than that: each of them takes half a minute otherwise.
+	PYTHONDONTWRITEBYTECODE= build/vllm/bin/python -c 'import vllm.entrypoints.launchers.api_server.entry, \
+		vllm.v1.engine.core, vllm.v1.worker.cpu_worker, vllm.model_executor.models.llama' >/dev/null
 	touch $@
 
 demo: setup
