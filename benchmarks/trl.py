@@ -3,11 +3,12 @@
 Both sides play several turns of ALFWorld, our own environment in both, with the same small model (4M parameters,
 cloned from demonstrations so that it calls its tool), the same prompts token for token, the same tasks, groups, turns
 and limits, and make one optimiser step of GRPO a batch, in float32. TRL does so with GRPOTrainer and its
-environment_factory, in a Python of its own; ours with `train`, what it keeps on disk included. They take turns step by
-step; printed are medians over the steps, on the clock and of the processor (which other work on the machine disturbs
-less), and the largest resident memory of each process during a step. An episode of TRL also ends where the model calls
-no tool, which is a bad turn in ours, and goes on after its last turn until the model does so: the rows a generated
-token tell the two apart. Targets: sampling at least 3 times and the step at least 2 times faster, memory not higher.
+environment_factory, in a Python of its own; ours with `train`, what it keeps on disk included. They take turns step
+by step; printed are medians over the steps, on the clock and of the processor (which other work on the machine
+disturbs less), and the largest resident memory of each process during a step. Ours leaves out episodes without an
+advantage; rewards are such that there are few. An episode of TRL also ends where the model calls no tool, which is a
+bad turn in ours, and goes on after its last turn until the model does so: the lines a generated token tell the two
+apart. Targets: sampling at least 3 times and the step at least 2 times faster, memory not higher.
 
     python3 -m venv build/trl                       (some 2 GB; minutes)
     build/trl/bin/pip install --constraint constraints.txt torch
@@ -141,6 +142,7 @@ def report(steps: Steps, threads: int) -> None:
     print(f"{'':44} {'agent_gym':>10} {'TRL':>10} {'ratio':>7}")
     for label, key in (
         ("episodes", "episodes"),
+        ("episodes trained on", "trained"),
         ("turns of the environment", "turns"),
         ("generations", "generations"),
         ("tokens generated", "generated"),

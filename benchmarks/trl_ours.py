@@ -75,6 +75,7 @@ class Paced:
         return {
             "tasks": [group.task_id for group in self.groups],
             "episodes": len(played),
+            "trained": sum(map(trained, self.groups)),
             "failed": sum(trajectory.error is not None for trajectory in played),
             "turns": sum(len(trajectory.turns) for trajectory in played),
             "invalid": sum(turn.invalid_action for trajectory in played for turn in trajectory.turns),
@@ -84,6 +85,13 @@ class Paced:
             "success": sum(trajectory.success for trajectory in played) / len(played),
             "prompt": first.token_ids[: first.turns[0].start],
         }
+
+
+def trained(group: Group) -> int:
+    """Count the episodes of a group that are trained on: those whose reward is not the mean of all."""
+    rewards = [trajectory.reward for trajectory in group.valid]
+    mean = sum(rewards) / max(len(rewards), 1)
+    return sum(abs(reward - mean) > 1e-9 for reward in rewards)
 
 
 def main() -> None:

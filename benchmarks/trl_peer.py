@@ -44,6 +44,7 @@ class Paced(TrainerCallback):
         played = len(prompts)
         return {
             "episodes": played,
+            "trained": played,
             "turns": sum(env._turns for env in self.made[:played]),
             "generations": self.generations,
             "generated": sum(map(sum, mask)),
