@@ -306,6 +306,7 @@ class TransformersEngine(Engine):
 
 
 def end_tokens(model: PreTrainedModel) -> list[int]:
+    """Return the tokens with which a model says that it has ended."""
     config = getattr(model, "generation_config", None)
     end = getattr(config, "eos_token_id", None) if config else None
     if end is None:
