@@ -193,10 +193,10 @@ class _Queue:
         started = time.perf_counter()
         try:
             answers = await self._link.awaited(self._link.serve([call for call, _ in batch]))
-        except WorkerError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody who has asked may wait for ever
             for _, future in batch:
                 if not future.done():
-                    future.set_exception(WorkerError(str(error)))
+                    future.set_exception(WorkerError(str(error)) if isinstance(error, WorkerError) else error)
             return
         # The share of the journey itself falls away with the number of those who travel.
         taken = (time.perf_counter() - started) / len(batch)
