@@ -58,7 +58,8 @@ def main() -> None:
         show(way, arguments.tokens, found)
         if way.startswith("fused"):
             worst = max(worst, found["extra"])
-    print(f"target: fused at most {TARGET} GB extra: {'met' if worst <= TARGET else 'MISSED'} ({worst:.2f} GB)")
+    if worst:
+        print(f"target: fused at most {TARGET} GB extra: {'met' if worst <= TARGET else 'MISSED'} ({worst:.2f} GB)")
 
 
 def naive(arguments: argparse.Namespace) -> None:
