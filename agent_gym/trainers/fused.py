@@ -81,9 +81,12 @@ class _TokenScores(torch.autograd.Function):
             entropy = -_dots(probabilities, logs)
             scored: tuple[Tensor, ...] = (logs.gather(1, target.unsqueeze(1)).squeeze(1), entropy)
             if ahead:
-                scored += ((weight[target] - probabilities.to(weight.dtype) @ weight) / temperature,)
-                if entropy_gradient:
-                    bent = probabilities.mul_(logs.add_(entropy.unsqueeze(1)))
+                bent = logs.add_(entropy.unsqueeze(1)).mul_(probabilities) if entropy_gradient else None
+                # Before anything is rounded: of a token that is nearly certain, a probability of 8 bits leaves nothing.
+                change = probabilities.neg_()
+                change.scatter_add_(1, target.unsqueeze(1), torch.ones_like(change[:, :1]))
+                scored += (change.to(weight.dtype) @ weight / temperature,)
+                if bent is not None:
                     scored += (bent.to(weight.dtype) @ weight / -temperature,)
             scores.append(scored)
         logprobs, entropies, *slopes = (torch.cat(parts) for parts in zip(*scores, strict=True))

@@ -115,6 +115,27 @@ def test_in_bfloat16_the_softmax_is_float32_and_gradients_keep_their_type(frozen
         assert (one.float() - other).norm() < 0.02 * other.norm()
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_in_bfloat16_nearly_certain_tokens_keep_their_gradient(frozen: bool, entropy_gradient: bool) -> None:
+    """Most generated tokens are nearly certain, and what is left of their gradient is a small difference."""
+    generator = torch.Generator().manual_seed(0)
+    weight = (torch.randn(2000, 64, generator=generator) * 0.1).bfloat16().requires_grad_(not frozen)
+    targets = torch.randint(0, 2000, (64,), generator=generator)
+    noise = torch.randn(64, 64, generator=generator) * 0.1
+    hidden = (weight.detach()[targets].float() * 22 + noise).bfloat16().requires_grad_()
+    exact = hidden.detach().double().requires_grad_()
+    right = plain(exact, weight.detach().double(), None, targets, 1.0)
+    certain = right[0].exp() > 0.99
+    assert certain.sum() > 30
+    mine = token_scores(hidden, weight, None, targets, rows=16, entropy_gradient=entropy_gradient)
+    share = 0.1 if entropy_gradient else 0.0
+    (found,) = torch.autograd.grad((mine[0] + share * mine[1]).sum(), hidden)
+    (expected,) = torch.autograd.grad((right[0] + share * right[1]).sum(), exact)
+    errors = (found.double() - expected).norm(dim=1) / expected.norm(dim=1)
+    assert errors[certain].median() < 0.04 and errors[certain].max() < 0.15
+
+
 def test_under_autocast_products_are_in_its_type_and_gradients_in_that_of_the_weights() -> None:
     hidden, weight, _, targets = inputs(6, tokens=40, width=16, vocabulary=500, dtype=torch.float32)
     expected = token_scores(hidden.bfloat16(), weight.bfloat16(), None, targets, rows=7)[0]
