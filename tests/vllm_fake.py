@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from openai_server import Asked, FakeServer, Reply, models, refused, serving
-from safetensors import safe_open
+from safetensors.torch import load_file
+
+from agent_gym.engines.fingerprint import WeightSums
 
 VOCABULARY = 64
 TOKENS = 4
@@ -49,6 +52,10 @@ class FakeVllm:
         self.workers = 2
         self.replies: dict[str, Callable[[Asked], Reply | None]] = {}
         """What it does instead for a path; None lets it do as always."""
+        self.keeps = False
+        """Whether it says that it has taken new weights, and keeps its old ones."""
+        self.held = [0.0, 0.0, 0.0]
+        """Sums over what it holds, see `fingerprint`."""
         self.change: Change | None = None
         """What becomes of an answer with tokens."""
         self.server: FakeServer
@@ -90,18 +97,21 @@ class FakeVllm:
 
     def _told(self, path: str, body: Any) -> Reply:
         if path == "/collective_rpc":
-            return self._load(body["args"][0])
+            if body["method"] == "agent_gym_load":
+                return self._load(body["args"][0])
+            return Reply({"results": [{"held": self.held, "dtype": "float32"}]})
         if path == "/update_weight_version":
             self.label = body["new_version"]
         return Reply({"success": True})
 
     def _load(self, folder: str) -> Reply:
-        values = []
+        sums, values = WeightSums(torch.float32), []
         for file in sorted(Path(folder).glob("*.safetensors")):
-            with safe_open(file, "pt") as opened:
-                values += [opened.get_tensor(name).float().mean().item() for name in opened.keys()]  # noqa: SIM118
-        self.bias = sum(values) / len(values)
-        return Reply({"results": [{"tensors": len(values)}]})
+            values += [tensor.float().mean().item() for _, tensor in sums.passing(load_file(file).items())]
+        if not self.keeps:
+            self.bias, self.held = sum(values) / len(values), sums.cast
+        read = {"tensors": len(values), "read": sums.sums, "given": sums.cast, "held": self.held}
+        return Reply({"results": [read]})
 
     def _generate(self, body: Any) -> Reply:
         if not body:

@@ -86,6 +86,11 @@ def adapter_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         yield _file_name(name), _whole(parameter)
 
 
+def adapter_names(model: PreTrainedModel) -> frozenset[str]:
+    """Return the names that `adapter_weights` yields."""
+    return frozenset(map(_file_name, adapter_parameters(model)))
+
+
 def adapter_config(model: PreTrainedModel) -> Any:
     """Return peft's own configuration of a model's adapter."""
     return model.peft_config[_NAME]

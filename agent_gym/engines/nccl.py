@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from agent_gym.engines.pushing import Pusher, failures, outcomes
+from agent_gym.engines.fingerprint import WeightSums
+from agent_gym.engines.pushing import Pusher, failures, outcomes, tell_workers, to_the_end
 from agent_gym.engines.vllm_http import VllmServer
 from agent_gym.errors import EngineError
 
@@ -28,13 +29,19 @@ _CHUNK_BYTES = 1 << 30
 
 def can_transfer(servers: Sequence[VllmServer], model: Any) -> bool:
     """Return whether trainer and servers have what it takes: GPUs, vLLM, and servers that were started for it."""
+    return _on_gpu(model) and _can_send() and all(server.transfers_weights() for server in servers)
+
+
+def _on_gpu(model: Any) -> bool:
     import torch
 
-    if not torch.cuda.is_available() or next(model.parameters()).device.type != "cuda":
-        return False
-    if importlib.util.find_spec("vllm") is None or not torch.distributed.is_nccl_available():
-        return False
-    return all(server.transfers_weights() for server in servers)
+    return torch.cuda.is_available() and next(model.parameters()).device.type == "cuda"
+
+
+def _can_send() -> bool:
+    import torch
+
+    return importlib.util.find_spec("vllm") is not None and torch.distributed.is_nccl_available()
 
 
 class NcclPusher(Pusher):
@@ -43,10 +50,11 @@ class NcclPusher(Pusher):
     Args:
         seconds: See `Pusher`.
         device: The trainer's GPU, from which the weights are sent.
+        names: See `Pusher`.
     """
 
-    def __init__(self, seconds: float, device: "torch.device") -> None:
-        super().__init__(seconds)
+    def __init__(self, seconds: float, device: "torch.device", names: frozenset[str] = frozenset()) -> None:
+        super().__init__(seconds, names)
         self._device = device
         self._group: Any = None
         self._members: list[str] = []
@@ -65,10 +73,12 @@ class NcclPusher(Pusher):
             # One of them died since: a broadcast would wait for it for ever.
             self.close()
             await self._meet(servers)
+        sums, passing = await self._summing(servers)
         started = await outcomes(servers, lambda server: server.control("/start_weight_update", None, seconds=60.0))
         if any(started):
             return started
-        for chunk in _chunks(self._weights, self._device):
+        chunks = _chunks(passing, self._device)
+        while chunk := await to_the_end(asyncio.to_thread(next, chunks, None)):
             told = {
                 "names": [name for name, _ in chunk],
                 "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in chunk],
@@ -85,7 +95,29 @@ class NcclPusher(Pusher):
                 self._members = []
                 return errors
             await sent
-        return await outcomes(servers, lambda server: server.control("/finish_weight_update", None, seconds=self.seconds))
+
+        async def finish(server: VllmServer) -> None:
+            await server.control("/finish_weight_update", None, seconds=self.seconds)
+            held = await tell_workers(server, "agent_gym_held", seconds=self.seconds)
+            self.check_arrival(server, sums[server.url].cast, held)
+
+        return await outcomes(servers, finish)
+
+    async def _summing(
+        self, servers: Sequence[VllmServer]
+    ) -> "tuple[dict[str, WeightSums], Iterator[tuple[str, Tensor]]]":
+        """Return what adds up the weights in each server's type, and the weights that go through it."""
+        import torch
+
+        types = {}
+        for server in servers:
+            workers = await tell_workers(server, "agent_gym_dtype", seconds=60.0)
+            types[server.url] = str(workers[0]["dtype"])
+        sums = {name: WeightSums(getattr(torch, name)) for name in set(types.values())}
+        passing = self._weights
+        for each in sums.values():
+            passing = each.passing(passing)
+        return {url: sums[name] for url, name in types.items()}, passing
 
     async def _announce(self, request: dict[str, Any], server: VllmServer) -> None:
         await server.control("/update_weights", request, seconds=self.seconds)

@@ -6,28 +6,34 @@ ones, and goes on. None is changed before all have answered.
 """
 
 import asyncio
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent_gym.engines.adapters import adapter_config, has_adapters, write_adapter
+from agent_gym.engines.adapters import adapter_config, adapter_names, has_adapters, write_adapter
+from agent_gym.engines.fingerprint import Arrival, WeightSums, same
 from agent_gym.engines.vllm_http import MissingRouteError, ServerDownError, VllmServer
+from agent_gym.engines.weight_folders import WeightFolder, no_room, write_weights
+from agent_gym.engines.weights import complete, weight_names
 from agent_gym.errors import EngineError
 from agent_gym.sections import EngineSection
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FILE_BYTES = 2 << 30
-"""A file of weights is closed when it holds so much: no more than that is in memory twice."""
+Result = TypeVar("Result")
+
 _BRIEFLY = 60.0
 """Seconds that a server may take for what is done at once."""
+_IN_PASSING = 5.0
+"""Seconds that it may take to go on, where the push was broken off."""
 LOAD_ADAPTER = "/v1/load_lora_adapter"
 ADAPTER = "agent-gym-policy"
 """What servers call the adapter that they are given."""
+_NEXT = "next"
+"""Where an adapter is written before the servers stand still."""
 
 
 class Pusher(ABC):
@@ -35,13 +41,16 @@ class Pusher(ABC):
 
     Args:
         seconds: A server may take so long for new weights.
+        names: Of the tensors that have to be handed over each time.
     """
 
     takes_adapter = False
     """Whether it wants the tensors of a LoRA adapter alone."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, names: frozenset[str] = frozenset()) -> None:
         self.seconds = seconds
+        self.names = names
+        self._arrivals: dict[str, Arrival] = {}
 
     async def push(
         self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str
@@ -59,14 +68,23 @@ class Pusher(ABC):
         Raises:
             EngineError: A server did not take the weights; the sentence says what each of them holds now.
         """
-        await self.prepare(servers, weights, label)
+        try:
+            await self.prepare(servers, complete(weights, self.names), label)
+            with held_back(servers):
+                return await self._hand_over(servers, label)
+        finally:
+            self.clean_up()
+
+    async def _hand_over(self, servers: Sequence[VllmServer], label: str) -> dict[str, ServerDownError]:
+        """Have the servers stop, take what was prepared, and go on; whatever happens none is left standing."""
         try:
             down = await _all(servers, self._hold)
             alive = [server for server in servers if server.url not in down]
             taken = await self._take(alive, label)
-            resumed = await outcomes(alive, self._resume)
-        finally:
-            self.clean_up()
+        except BaseException:
+            await to_the_end(outcomes(servers, lambda server: self._resume(server, _IN_PASSING)))
+            raise
+        resumed = await to_the_end(outcomes(alive, lambda server: self._resume(server, _BRIEFLY)))
         failed = failures(alive, resumed) | failures(alive, taken)
         down |= {url: error for url, error in failed.items() if isinstance(error, ServerDownError)}
         wrong = {url: error for url, error in failed.items() if url not in down}
@@ -81,6 +99,20 @@ class Pusher(ABC):
     @abstractmethod
     async def load(self, servers: Sequence[VllmServer]) -> list[EngineError | None]:
         """Have every server take what was prepared; return what became of it at each of them."""
+
+    def check_arrival(self, server: VllmServer, given: Sequence[float], results: Sequence[Mapping[str, Any]]) -> None:
+        """Find out whether a server holds what it was given.
+
+        Args:
+            server: It has loaded.
+            given: Sums over what it was given, see `fingerprint`.
+            results: What each of its workers holds ("held").
+
+        Raises:
+            EngineError: It does not.
+        """
+        arrival = self._arrivals.setdefault(server.url, Arrival(f"The vLLM server {server.url}"))
+        arrival.check(given, [sum(part) for part in zip(*(result["held"] for result in results), strict=True)])
 
     def model(self, server: VllmServer) -> str:
         """Return what the server calls the model that has the pushed weights."""
@@ -109,13 +141,14 @@ class Pusher(ABC):
         return [error or told.get(server.url) for server, error in zip(servers, errors, strict=True)]
 
     async def _tell(self, server: VllmServer, label: str) -> None:
-        await server.control("/update_weight_version", {"new_version": label}, seconds=_BRIEFLY)
-        answer = await server.control("/reset_prefix_cache", None, seconds=_BRIEFLY)
+        seconds = min(self.seconds, _BRIEFLY)
+        await server.control("/update_weight_version", {"new_version": label}, seconds=seconds)
+        answer = await server.control("/reset_prefix_cache", None, seconds=seconds)
         if answer.get("success") is False:
             raise EngineError(f"The vLLM server {server.url} keeps what it has cached under the old weights.")
 
-    async def _resume(self, server: VllmServer) -> None:
-        await server.control("/resume", None, seconds=_BRIEFLY)
+    async def _resume(self, server: VllmServer, seconds: float) -> None:
+        await server.control("/resume", None, seconds=min(self.seconds, seconds))
 
 
 class FilePusher(Pusher):
@@ -124,43 +157,40 @@ class FilePusher(Pusher):
     Args:
         folder: Trainer and servers see it under the same name.
         seconds: See `Pusher`.
+        names: See `Pusher`.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        super().__init__(seconds)
+    def __init__(self, folder: Path, seconds: float, names: frozenset[str] = frozenset()) -> None:
+        super().__init__(seconds, names)
         self._folder = folder
-        self._place: Path | None = None
+        self._place: WeightFolder | None = None
+        self._written = WeightSums()
 
     async def prepare(self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str) -> None:
         """Write the files; see `Pusher.prepare`."""
-        self._place = _new_folder(self._folder)
-        _write_files(self._place, weights)
+        self._place, self._written = WeightFolder(self._folder), WeightSums()
+        # Episodes are played in this loop meanwhile, where sampling runs ahead.
+        await to_the_end(asyncio.to_thread(write_weights, self._place.path, self._written.passing(weights)))
 
     async def load(self, servers: Sequence[VllmServer]) -> list[EngineError | None]:
         """Have the servers' workers read the files; see `Pusher.load`."""
         return await outcomes(servers, self._load)
 
     async def _load(self, server: VllmServer) -> None:
-        request = {"method": "agent_gym_load", "args": [str(self._place)], "timeout": self.seconds}
-        try:
-            answer = await server.control("/collective_rpc", request, seconds=self.seconds)
-        except ServerDownError:
-            raise
-        except EngineError as error:
-            raise EngineError(
-                f"{error} If its log says that there is no agent_gym_load, start it with `agent-gym serve-model`, or "
-                "with the --worker-extension-cls that this command prints."
-            ) from None
-        results = answer.get("results")
-        for result in results if isinstance(results, list) else [None]:
-            said = result.get("error") if isinstance(result, dict) else "no word of what was loaded"
-            if said:
-                raise EngineError(f"The vLLM server {server.url} cannot load the weights ({said}).")
+        assert self._place is not None, "nothing was prepared"
+        results = await tell_workers(server, "agent_gym_load", str(self._place.path), seconds=self.seconds)
+        for result in results:
+            if result["tensors"] != self._written.tensors or not same(result["read"], self._written.sums):
+                raise EngineError(
+                    f"The vLLM server {server.url} has read {result['tensors']} tensors in {self._place.path}, and not "
+                    f"the {self._written.tensors} that were written: is engine.sync_folder on a disk that both see?"
+                )
+        self.check_arrival(server, results[0]["given"], results)
 
     def clean_up(self) -> None:
         """Remove the files."""
         if self._place is not None:
-            shutil.rmtree(self._place, ignore_errors=True)
+            self._place.remove()
             self._place = None
 
 
@@ -171,28 +201,38 @@ class LoraPusher(Pusher):
         folder: Trainer and servers see it under the same name.
         config: Of the adapter, see `adapters.adapter_config`.
         seconds: See `Pusher`.
+        names: See `Pusher`.
     """
 
     takes_adapter = True
 
-    def __init__(self, folder: Path, config: Any, seconds: float) -> None:
-        super().__init__(seconds)
+    def __init__(self, folder: Path, config: Any, seconds: float, names: frozenset[str] = frozenset()) -> None:
+        super().__init__(seconds, names)
         self._config = config
         self._folder = folder
-        self._place: Path | None = None
+        self._place: WeightFolder | None = None
 
     async def prepare(self, servers: Sequence[VllmServer], weights: "Iterable[tuple[str, Tensor]]", label: str) -> None:
         """Write the adapter; see `Pusher.prepare`."""
-        # Servers read it again when they have put it aside, so that it stays until the end.
-        self._place = self._place or _new_folder(self._folder)
+        self._place = self._place or WeightFolder(self._folder)
+        await to_the_end(asyncio.to_thread(self._write, self._place.path / _NEXT, weights))
+
+    def _write(self, folder: Path, weights: "Iterable[tuple[str, Tensor]]") -> None:
         try:
-            write_adapter(self._place, weights, self._config)
+            folder.mkdir(exist_ok=True)
+            write_adapter(folder, weights, self._config)
         except OSError as error:
-            raise _no_room(self._place, error) from error
+            raise no_room(folder, error) from error
 
     async def load(self, servers: Sequence[VllmServer]) -> list[EngineError | None]:
         """Swap the adapter; see `Pusher.load`."""
-        request = {"lora_name": ADAPTER, "lora_path": str(self._place), "load_inplace": True}
+        assert self._place is not None, "nothing was prepared"
+        place = self._place.path
+        # Servers read the adapter again when they have put it aside: it stays until the end, in the same place, and
+        # is another one only when they stand still.
+        for file in (place / _NEXT).iterdir():
+            file.replace(place / file.name)
+        request = {"lora_name": ADAPTER, "lora_path": str(place), "load_inplace": True}
         return await outcomes(servers, lambda server: server.control(LOAD_ADAPTER, request, seconds=self.seconds))
 
     def model(self, server: VllmServer) -> str:
@@ -202,7 +242,8 @@ class LoraPusher(Pusher):
     def close(self) -> None:
         """Remove the adapter's files."""
         if self._place is not None:
-            shutil.rmtree(self._place, ignore_errors=True)
+            self._place.remove()
+            self._place = None
 
 
 def choose_pusher(section: EngineSection, servers: Sequence[VllmServer], model: Any, folder: str) -> Pusher:
@@ -215,7 +256,7 @@ def choose_pusher(section: EngineSection, servers: Sequence[VllmServer], model: 
     if kind == "nccl":
         from agent_gym.engines.nccl import NcclPusher
 
-        return NcclPusher(section.sync_timeout, next(model.parameters()).device)
+        return NcclPusher(section.sync_timeout, next(model.parameters()).device, weight_names(model))
     far = next((server.url for server in servers if not server.is_local), None)
     if far is not None and section.sync_folder is None:
         raise EngineError(
@@ -223,7 +264,7 @@ def choose_pusher(section: EngineSection, servers: Sequence[VllmServer], model: 
             "weights from GPU to GPU (engine.sync=nccl)."
         )
     if kind == "file":
-        return FilePusher(Path(folder), section.sync_timeout)
+        return FilePusher(Path(folder), section.sync_timeout, weight_names(model))
     if not has_adapters(model):
         raise EngineError(
             "engine.sync=lora needs a model that is trained through LoRA: set model.lora, or another sync."
@@ -234,7 +275,7 @@ def choose_pusher(section: EngineSection, servers: Sequence[VllmServer], model: 
                 f"The vLLM server {server.url} loads no adapters: start it with `agent-gym serve-model --lora-rank "
                 f"{adapter_config(model).r}`, or choose another engine.sync."
             )
-    return LoraPusher(Path(folder), adapter_config(model), section.sync_timeout)
+    return LoraPusher(Path(folder), adapter_config(model), section.sync_timeout, adapter_names(model))
 
 
 def _best(servers: Sequence[VllmServer], model: Any) -> str:
@@ -247,24 +288,73 @@ def _best(servers: Sequence[VllmServer], model: Any) -> str:
     return "file"
 
 
+@contextmanager
+def held_back(servers: Sequence[VllmServer]) -> Iterator[None]:
+    """A block in which servers answer no request: what waits for them is not too slow."""
+    for server in servers:
+        server.held = True
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.held = False
+            server.holds += 1
+
+
+async def to_the_end(work: Awaitable[Result]) -> Result:
+    """Wait for something that must not be broken off; whoever is cancelled meanwhile is so when it has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        # An error of it is not what whoever has cancelled wants to hear of.
+        if not task.cancelled():
+            task.exception()
+        raise
+
+
 async def _all(
     servers: Sequence[VllmServer], act: Callable[[VllmServer], Awaitable[Any]]
 ) -> dict[str, ServerDownError]:
     """Do the same at all servers; return those that are gone.
 
     Raises:
-        EngineError: One of them refuses; the others are let go on.
+        EngineError: One of them refuses.
     """
     failed = failures(servers, await outcomes(servers, act))
     down = {url: error for url, error in failed.items() if isinstance(error, ServerDownError)}
     refusal = next((error for url, error in failed.items() if url not in down), None)
     if refusal is not None:
-        await outcomes(
-            [server for server in servers if server.url not in failed],
-            lambda server: server.control("/resume", None, seconds=_BRIEFLY),
-        )
         raise EngineError(f"{refusal} No server has been changed.")
     return down
+
+
+async def tell_workers(server: VllmServer, method: str, *arguments: str, seconds: float) -> list[dict[str, Any]]:
+    """Call a method of our extension in every worker of a server, and return what each says.
+
+    Raises:
+        ServerDownError: The server is gone.
+        EngineError: It has no such extension, or a worker says what went wrong.
+    """
+    request = {"method": method, "args": list(arguments), "timeout": seconds}
+    try:
+        answer = await server.control("/collective_rpc", request, seconds=seconds)
+    except ServerDownError:
+        raise
+    except EngineError as error:
+        raise EngineError(
+            f"{error} If its log says that there is no {method}, start it with `agent-gym serve-model` of this "
+            "version, or with the --worker-extension-cls that this command prints."
+        ) from None
+    results = answer.get("results")
+    said = [each for each in results if isinstance(each, dict)] if isinstance(results, list) else []
+    problem = next((each["error"] for each in said if "error" in each), None if said else "its workers say nothing")
+    if problem is not None:
+        raise EngineError(f"The vLLM server {server.url} cannot load the weights ({problem}).")
+    return said
 
 
 async def outcomes(
@@ -292,38 +382,4 @@ def _not_taken(wrong: dict[str, EngineError], updated: Sequence[str]) -> EngineE
     others = f"; {', '.join(updated)} hold the new ones" if updated else ""
     return EngineError(
         f"{said} What {', '.join(wrong)} now hold is not known{others}: restart what failed, and go on with --resume."
-    )
-
-
-def _write_files(folder: Path, weights: "Iterable[tuple[str, Tensor]]") -> None:
-    from safetensors.torch import save_file
-
-    held: dict[str, Tensor] = {}
-    size, number = 0, 0
-    try:
-        for name, tensor in weights:
-            held[name] = tensor.detach().cpu().contiguous()
-            size += held[name].nbytes
-            if size >= _FILE_BYTES:
-                save_file(held, folder / f"{number:05d}.safetensors")
-                held, size, number = {}, 0, number + 1
-        if held:
-            save_file(held, folder / f"{number:05d}.safetensors")
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise _no_room(folder, error) from error
-
-
-def _new_folder(inside: Path) -> Path:
-    try:
-        inside.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="agent-gym-weights-", dir=inside))
-    except OSError as error:
-        raise _no_room(inside, error) from error
-
-
-def _no_room(folder: Path, error: OSError) -> EngineError:
-    return EngineError(
-        f"The weights for the servers cannot be written to {folder} ({error.strerror or error}): name another "
-        "engine.sync_folder."
     )

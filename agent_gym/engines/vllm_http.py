@@ -15,6 +15,7 @@ from agent_gym.engines.lanes import Lanes, certificates
 from agent_gym.engines.retrying import Patience
 from agent_gym.engines.server import BUSY, TOO_LONG, Answer, Server
 from agent_gym.errors import ContextLengthError, EngineError, RefusedError
+from agent_gym.tools.web import retry_after
 
 _HEALTH_SECONDS = 5.0
 """What lives says so within this time; together with a broken connection this bounds how late a death is noticed."""
@@ -54,6 +55,10 @@ class VllmServer(Server):
         """What the server calls its model."""
         self.max_context: int | None = None
         """In tokens; None where it does not say."""
+        self.held = False
+        """Whether requests are held back, as new weights are on their way."""
+        self.holds = 0
+        """How often that was so before."""
 
     def describe(self) -> None:
         """Learn which model it has.
@@ -126,10 +131,13 @@ class VllmServer(Server):
         deadline = self.patience.clock() + self.patience.total
         failures = 0
         while True:
-            asked_for = None
+            asked_for, holds = None, self.holds
             try:
                 response = await lanes.post(path, body)
             except _TOO_SLOW:
+                if self.held or self.holds > holds:
+                    # It was not slow: it was told to wait. The seed is the same, and so is the answer.
+                    continue
                 raise self.down(f"has not answered within {self.patience.request:g} s (engine.timeout)") from None
             except httpx.TransportError as error:
                 reason = self._reason(error)
@@ -143,6 +151,7 @@ class VllmServer(Server):
                 if response.status_code not in BUSY:
                     raise self._refusal(response, path)
                 problem = self._problem(response)
+                asked_for = retry_after(response.headers.get("Retry-After"))
                 said = f"does not work ({problem.status}: {problem.message})"
             failures += 1
             if not await self.patience.wait(failures, asked_for, deadline):

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_gym.engines import vllm_answers as answers
@@ -20,6 +21,7 @@ from agent_gym.engines.pushing import Pusher, choose_pusher
 from agent_gym.engines.retrying import Patience
 from agent_gym.engines.server import Answer
 from agent_gym.engines.vllm_http import ServerDownError, VllmServer
+from agent_gym.engines.weight_folders import sweep
 from agent_gym.errors import ContextLengthError, EngineError, RefusedError
 from agent_gym.sections import EngineSection
 from agent_gym.tools.web import Retries
@@ -103,6 +105,11 @@ class VllmServerEngine(Engine):
         """
         if not prompt_ids:
             raise EngineError("The engine was given an empty prompt: hand in at least one token.")
+        if sampling.top_p < 1 or sampling.top_k > 0:
+            raise RefusedError(
+                "Servers of vLLM do not say how probable tokens were before a cut, which training needs: use top_p=1 "
+                "and top_k=0, or another engine (--engine vllm)."
+            )
         if len(prompt_ids) + sampling.max_tokens > self.max_context:
             raise ContextLengthError(
                 f"A prompt of {len(prompt_ids)} tokens and max_tokens={sampling.max_tokens} exceed the servers' "
@@ -321,6 +328,8 @@ def connect(section: EngineSection, *, model: Any, max_batch: int, pushes: bool 
         server.describe()
     half = next(model.parameters()).dtype != torch.float32 or section.dtype not in ("auto", "float32")
     folder = section.sync_folder or tempfile.gettempdir()
+    if pushes:
+        sweep(Path(folder))
     return VllmServerEngine(
         servers,
         vocabulary=int(model.get_input_embeddings().weight.shape[0]),

@@ -1,6 +1,6 @@
 """New weights into a model that is already there, one tensor at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -36,3 +36,32 @@ def copy_weights(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Non
         raise EngineError(
             f"The new weights do not fit the engine's model: {len(missing)} are missing, {missing[0]!r} among them."
         )
+
+
+def weight_names(model: nn.Module) -> frozenset[str]:
+    """Return the names under which all of a trainer's model is handed over, one for each parameter.
+
+    They are those of the model without adapters; of a parameter with two names (an output layer tied to the embedding)
+    the first.
+    """
+    names = (name for name, _ in model.named_parameters())
+    return frozenset(name.replace(".base_layer.", ".") for name in names if ".lora_" not in name)
+
+
+def complete(weights: Iterable[tuple[str, Tensor]], names: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights as they come, and find out at their end whether they were all.
+
+    Args:
+        weights: Names and tensors.
+        names: Those that must be among them, see `weight_names`.
+
+    Raises:
+        EngineError: Some are missing.
+    """
+    given = set()
+    for name, tensor in weights:
+        given.add(name)
+        yield name, tensor
+    missing = sorted(names - given)
+    if missing:
+        raise EngineError(f"The new weights are not all: {len(missing)} are missing, {missing[0]!r} among them.")

@@ -21,7 +21,8 @@ def test_its_workers_find_our_extension_and_nothing_else_of_ours() -> None:
     path = launch.environment["PYTHONPATH"].split(":")
     assert path == [str(worker_path()), "/elsewhere"]
     module, _, name = WORKER.partition(".")
-    assert sorted(each.name for each in worker_path().glob("*.py")) == ["__init__.py", f"{module}.py"]
+    found = sorted(each.name for each in worker_path().glob("*.py"))
+    assert found == ["__init__.py", "agent_gym_fingerprint.py", f"{module}.py"]
     assert f"class {name}" in (worker_path() / f"{module}.py").read_text()
 
 

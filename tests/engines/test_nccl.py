@@ -12,6 +12,7 @@ from openai_server import Reply, refused
 from vllm_fake import FakeVllm, vllm_serving
 
 from agent_gym.engines import nccl
+from agent_gym.engines.fingerprint import WeightSums
 from agent_gym.engines.nccl import NcclPusher, can_transfer
 from agent_gym.engines.retrying import Patience
 from agent_gym.engines.vllm_http import VllmServer
@@ -19,7 +20,11 @@ from agent_gym.errors import EngineError
 from agent_gym.tools.web import Retries
 
 MEET = "/init_weight_transfer_engine"
-SENT = ["/pause", "/start_weight_update", "/update_weights", "/update_weights", "/finish_weight_update"]
+SENT = [
+    "/pause", "/collective_rpc", "/start_weight_update", "/update_weights", "/update_weights", "/finish_weight_update",
+    "/collective_rpc",
+]  # fmt: skip
+FINISHED = "/finish_weight_update"
 TOLD = ["/update_weight_version", "/reset_prefix_cache", "/resume"]
 
 
@@ -34,6 +39,13 @@ class Group:
     def broadcast(self, tensor: torch.Tensor, src: int, stream: Any) -> None:
         assert src == 0 and tensor.is_contiguous()
         self.sent.append(tensor)
+
+    def arrive(self, *fakes: FakeVllm) -> None:
+        """Let servers hold what was sent last."""
+        sums = WeightSums(torch.float32)
+        list(sums.passing((str(place), tensor) for place, tensor in enumerate(self.sent[-2:])))
+        for fake in fakes:
+            fake.held = sums.cast
 
     def destroy(self) -> None:
         self.destroyed = True
@@ -58,8 +70,8 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
     return made
 
 
-def weights() -> Iterator[tuple[str, torch.Tensor]]:
-    yield "a", torch.ones(4, 4).t()
+def weights(moved: float = 0.0) -> Iterator[tuple[str, torch.Tensor]]:
+    yield "a", torch.ones(4, 4).t() * (1 + moved)
     yield "b", torch.zeros(3, dtype=torch.bfloat16)
 
 
@@ -71,6 +83,7 @@ def server(fake: FakeVllm) -> VllmServer:
 def test_all_workers_of_all_servers_meet_once_and_every_tensor_is_announced_and_sent(groups: list[Group]) -> None:
     with vllm_serving() as one, vllm_serving() as two:
         two.workers = 4
+        one.replies[FINISHED] = lambda asked: groups[0].arrive(one, two)
         pusher, servers = NcclPusher(20.0, torch.device("cpu")), [server(one), server(two)]
         for label in ("1", "2"):
             assert run(pusher.push(servers, weights(), label)) == {}
@@ -106,12 +119,37 @@ def test_a_server_that_does_not_come_is_named_with_what_it_lacks(groups: list[Gr
         assert "/pause" not in fake.order()
 
 
-def test_without_a_gpu_weights_are_not_sent_in_this_way() -> None:
+def test_a_server_that_keeps_its_weights_is_found_out_however_small_the_update(groups: list[Group]) -> None:
     with vllm_serving() as fake:
-        fake.replies["/server_info"] = lambda asked: Reply(
-            {"vllm_config": {"weight_transfer_config": {"backend": "nccl"}}}
-        )
+        pusher = NcclPusher(20.0, torch.device("cpu"))
+        fake.replies[FINISHED] = lambda asked: groups[0].arrive(fake)
+        run(pusher.push([server(fake)], weights(), "1"))
+        fake.replies.clear()
+        with pytest.raises(EngineError, match=f"{fake.url} has taken new weights and does not hold them"):
+            run(pusher.push([server(fake)], weights(1e-6), "2"))
+        assert fake.order()[-1] == "/resume"
+
+
+def test_weights_that_lack_tensors_are_refused_before_the_servers_use_them(groups: list[Group]) -> None:
+    with vllm_serving() as fake:
+        pusher = NcclPusher(20.0, torch.device("cpu"), frozenset({"a", "b", "c"}))
+        with pytest.raises(EngineError, match="1 are missing, 'c' among them"):
+            run(pusher.push([server(fake)], weights(), "1"))
+        assert FINISHED not in fake.order() and fake.order()[-1] == "/resume"
+
+
+def test_weights_are_sent_in_this_way_only_between_gpus_to_servers_that_take_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with vllm_serving() as fake:
+        transfer: dict[str, Any] = {"backend": "nccl"}
+        fake.replies["/server_info"] = lambda asked: Reply({"vllm_config": {"weight_transfer_config": transfer}})
         reached = server(fake)
-        assert reached.transfers_weights() and not can_transfer([reached], small_llama())
-        fake.replies["/server_info"] = lambda asked: Reply({"vllm_config": {"weight_transfer_config": None}})
-        assert not reached.transfers_weights()
+        assert not can_transfer([reached], small_llama())
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert not can_transfer([reached], small_llama()), "the model is on a CPU"
+        monkeypatch.setattr(nccl, "_on_gpu", lambda model: True)
+        monkeypatch.setattr(nccl, "_can_send", lambda: True)
+        assert can_transfer([reached], small_llama())
+        transfer = {"backend": "ipc"}
+        assert not can_transfer([reached], small_llama()), "the server takes them in another way"

@@ -14,7 +14,7 @@ from vllm_fake import VOCABULARY, FakeVllm, vllm_serving
 
 from agent_gym.engines.adapters import CONFIG, WEIGHTS, adapter_weights, add_adapters
 from agent_gym.engines.base import Completion, Sampling
-from agent_gym.engines.pushing import ADAPTER, FilePusher, choose_pusher
+from agent_gym.engines.pushing import ADAPTER, FilePusher, choose_pusher, held_back
 from agent_gym.engines.retrying import Patience
 from agent_gym.engines.vllm_http import VllmServer
 from agent_gym.engines.vllm_server import VllmServerEngine, connect
@@ -64,8 +64,8 @@ def failure(engine: VllmServerEngine, kind: type[EngineError] = RefusedError, **
 
 
 def weights(value: float) -> Iterator[tuple[str, torch.Tensor]]:
-    yield "a", torch.full((2, 3), value)
-    yield "b", torch.full((4,), value, dtype=torch.bfloat16)
+    for name, parameter in small_llama(VOCABULARY).named_parameters():
+        yield name, torch.full_like(parameter, value)
 
 
 # -- what is sent ------------------------------------------------------------------------------------------------------
@@ -75,14 +75,14 @@ def weights(value: float) -> Iterator[tuple[str, torch.Tensor]]:
 def test_token_ids_go_in_and_come_out_in_both_ways(scale_out: bool) -> None:
     fake = FakeVllm(scale_out=scale_out)
     with reached(fake) as engine:
-        sampling = Sampling(max_tokens=4, seed=2**63 + 5, stop=("x",), stop_token_ids=(9,), top_k=3)
+        sampling = Sampling(max_tokens=4, seed=2**63 + 5, stop=("x",), stop_token_ids=(9,))
         completion = once(engine, sampling=sampling)
         assert engine.max_context == 512
     path, prompt = ("/inference/v1/generate", "token_ids") if scale_out else ("/completions", "prompt")
     asked = fake.called(path)[0].body
     assert asked["model"] == "policy" and asked[prompt] == PROMPT
     chosen = asked["sampling_params"] if scale_out else asked
-    assert chosen["seed"] == 5 and chosen["stop"] == ["x"] and chosen["top_k"] == 3
+    assert chosen["seed"] == 5 and chosen["stop"] == ["x"] and chosen["top_k"] == 0
     # The token that ends the model's own generations (1) always counts, and nothing is left to the server's defaults.
     assert chosen["stop_token_ids"] == [1, 9]
     assert (chosen["repetition_penalty"], chosen["min_p"], chosen["top_p"]) == (1.0, 0.0, 1.0)
@@ -173,6 +173,14 @@ def test_a_prompt_that_does_not_fit_is_not_sent() -> None:
     fake = FakeVllm(context=6)
     with reached(fake) as engine:
         assert "context of 6" in failure(engine, ContextLengthError)
+    assert not fake.called("/inference/v1/generate")
+
+
+@pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"top_k": 5}])
+def test_log_probabilities_after_a_cut_are_refused(cut: dict[str, Any]) -> None:
+    fake = FakeVllm()
+    with reached(fake) as engine:
+        assert "use top_p=1 and top_k=0" in failure(engine, sampling=Sampling(max_tokens=4, **cut))
     assert not fake.called("/inference/v1/generate")
 
 
@@ -273,6 +281,22 @@ def test_a_busy_server_is_waited_for() -> None:
         assert "does not work (500: out of memory)" in failure(engine)
 
 
+def test_a_busy_server_says_how_long_it_is_waited_for() -> None:
+    waited: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+
+    fake = FakeVllm()
+    fake.replies["/inference/v1/generate"] = lambda asked: (
+        refused(429, "wait", headers={"Retry-After": "7"}) if not waited else None
+    )
+    with reached(fake) as engine:
+        engine.servers[fake.url].patience = Patience(Retries(tries=3), sleep=wait)
+        once(engine)
+    assert waited == [7.0]
+
+
 def test_the_others_take_over_the_conversations_of_a_server_that_dies() -> None:
     fakes = [FakeVllm(), FakeVllm()]
     with reached(*fakes) as engine:
@@ -321,6 +345,38 @@ def test_every_server_takes_the_same_weights_and_forgets_what_it_read_under_the_
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_that_keeps_its_weights_is_found_out_however_small_the_update() -> None:
+    fakes = [FakeVllm(), FakeVllm()]
+    with reached(*fakes) as engine:
+        run(engine.sync(weights(1.0)))
+        fakes[1].keeps = True
+        with pytest.raises(EngineError, match=f"{fakes[1].url} has taken new weights and does not hold them") as caught:
+            run(engine.sync(weights(1.0 + 1e-6)))
+        # The comparison of log-probabilities would not have seen it.
+        assert run(engine.score(PROMPT)) == pytest.approx([-1.0] * 3, abs=1e-5)
+        assert f"{fakes[0].url} hold the new ones" in str(caught.value) and engine.version == 1
+
+
+def test_weights_that_lack_tensors_reach_no_server(tmp_path: Any) -> None:
+    fake = FakeVllm()
+    with reached(fake, sync_folder=str(tmp_path)) as engine:
+        some = ((name, tensor) for name, tensor in weights(1.0) if "layers.0" not in name)
+        with pytest.raises(EngineError, match=r"The new weights are not all: \d+ are missing, 'model.layers.0"):
+            run(engine.sync(some))
+        assert fake.order() == [] and engine.version == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_see_all_files_is_named() -> None:
+    fake = FakeVllm()
+
+    def half(asked: Any) -> Reply:
+        return Reply({"results": [{"tensors": 1, "read": [1.0, 1.0, 4.0], "given": [1.0] * 3, "held": [1.0] * 3}]})
+
+    fake.replies["/collective_rpc"] = half
+    with reached(fake) as engine, pytest.raises(EngineError, match=r"has read 1 tensors in .* on a disk that both see"):
+        run(engine.sync(weights(1.0)))
+
+
 def test_an_answer_says_which_weights_it_is_of_even_where_the_version_is_set_anew() -> None:
     fake = FakeVllm()
     with reached(fake) as engine:
@@ -367,6 +423,99 @@ def test_a_server_that_dies_before_a_push_is_left_out_and_is_used_again_once_it_
         fakes[0].replies.clear()
         run(engine.sync(weights(1.5)))
         assert not engine.lost and [fake.bias for fake in fakes] == [1.5, 1.5]
+
+
+def hanging(asked: Any) -> Reply:
+    return Reply(hangs=True)
+
+
+def cut_off(asked: Any) -> Reply:
+    return Reply({}, cut=True)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"/pause": hanging}, "has not answered /pause?mode=wait within 0.3 s"),
+        ({"/collective_rpc": hanging}, "has not answered /collective_rpc within 0.3 s"),
+        ({"/resume": hanging}, "has not answered /resume within 0.3 s"),
+        ({"/collective_rpc": cut_off, "/update_weight_version": cut_off, "/resume": cut_off}, "has died"),
+    ],
+)
+def test_a_server_that_hangs_or_dies_within_a_push_is_left_out_and_the_others_go_on(broken: Any, said: str) -> None:
+    fakes = [FakeVllm(), FakeVllm()]
+    with reached(*fakes, sync_timeout=0.3) as engine:
+        fakes[0].replies = dict(broken)
+        run(engine.sync(weights(1.25)))
+        assert list(engine.lost) == [fakes[0].url] and said in engine.lost[fakes[0].url]
+        assert engine.version == 1 and fakes[1].bias == 1.25 and fakes[1].order() == PUSHED
+        assert once(engine).engine_version == 1
+
+
+def test_a_server_that_does_not_forget_what_it_read_under_the_old_weights_ends_the_run() -> None:
+    fake = FakeVllm()
+    fake.replies["/reset_prefix_cache"] = lambda asked: Reply({"success": False})
+    with reached(fake) as engine, pytest.raises(EngineError, match="keeps what it has cached under the old weights"):
+        run(engine.sync(weights(1.25)))
+    assert fake.order()[-1] == "/resume"
+
+
+def test_a_push_that_is_broken_off_lets_the_servers_go_on_and_leaves_no_files(tmp_path: Any) -> None:
+    fakes = [FakeVllm(), FakeVllm()]
+    fakes[0].replies["/collective_rpc"] = hanging
+    with reached(*fakes, sync_folder=str(tmp_path)) as engine:
+
+        async def begin_and_cancel() -> None:
+            task = asyncio.ensure_future(engine.sync(weights(1.25)))
+            while not fakes[0].called("/collective_rpc"):
+                await asyncio.sleep(0.005)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        run(begin_and_cancel())
+        assert [fake.order()[-1] for fake in fakes] == ["/resume"] * 2
+        assert engine.version == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_break_off_leave_no_files_and_no_server_is_told(tmp_path: Any) -> None:
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "a", torch.ones(2)
+        raise RuntimeError("out of memory")
+
+    fake = FakeVllm()
+    with reached(fake, sync_folder=str(tmp_path)) as engine:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(engine.sync(broken()))
+        assert fake.order() == [] and list(tmp_path.iterdir()) == []
+
+
+def test_what_waits_for_new_weights_is_not_too_slow() -> None:
+    fake = FakeVllm()
+    with reached(fake, timeout=0.2) as engine:
+        server, held = engine.servers[fake.url], []
+        fake.replies["/collective_rpc"] = lambda asked: held.append(server.held)
+        run(engine.sync(weights(1.25)))
+        assert held == [True] and not server.held
+
+        async def play(tries: int) -> Completion:
+            fake.replies["/inference/v1/generate"] = hanging
+            before = len(fake.called("/inference/v1/generate"))
+            with held_back([server]):
+                task = asyncio.ensure_future(engine.generate(PROMPT, PLAIN))
+                while len(fake.called("/inference/v1/generate")) < before + tries:
+                    await asyncio.sleep(0.01)
+            if tries > 1:
+                fake.replies.clear()
+            try:
+                return await task
+            finally:
+                await engine.disconnect()
+
+        assert run(play(3)).logprobs == [-1.25] * 4 and not engine.lost
+        # One that goes on hanging is found out all the same.
+        with pytest.raises(RefusedError, match="has not answered within"):
+            run(play(1))
 
 
 def test_servers_that_disagree_are_named() -> None:
@@ -424,6 +573,19 @@ def test_an_adapter_is_swapped_in_where_every_server_loads_them(tmp_path: Any) -
         once(engine)
         assert fake.called("/inference/v1/generate")[-1].body["model"] == loaded["lora_name"]
     assert fake.order() == ["/pause", "/load_lora_adapter", *PUSHED[2:]] and list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_is_replaced_only_while_the_servers_stand_still(tmp_path: Any) -> None:
+    fake, model = FakeVllm(adapters=True), adapted()
+    with reached(fake, model=model, sync_folder=str(tmp_path)) as engine:
+        run(engine.sync(adapter_weights(model)))
+        place = Path(fake.called("/load_lora_adapter")[0].body["lora_path"])
+        before, at_pause = (place / WEIGHTS).read_bytes(), []
+        fake.replies["/pause"] = lambda asked: at_pause.append((place / WEIGHTS).read_bytes())
+        run(engine.sync((name, tensor + 1) for name, tensor in adapter_weights(model)))
+        assert at_pause == [before] and (place / WEIGHTS).read_bytes() != before
+        with pytest.raises(EngineError, match="The new weights are not all"):
+            run(engine.sync(iter([])))
 
 
 def test_without_servers_that_load_adapters_the_merged_weights_go_by_file() -> None:
