@@ -71,7 +71,7 @@ class Arrival:
         if self._comparable or stale:
             raise EngineError(
                 f"{self._name} has taken new weights and does not hold them: its sum is {held[0]:.15g} and not "
-                f"{given[0]:.15g}, that of squares {held[1]:.15g} and not {given[1]:.15g}; look at its log, restart it, or "
+                f"{given[0]:.15g}, that of squares {held[1]:.15g} and not {given[1]:.15g}; see its log, restart it, or "
                 "hand the weights over in another way (engine.sync)."
             )
         if before is None:

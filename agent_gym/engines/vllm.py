@@ -15,9 +15,11 @@ from torch import Tensor
 
 from agent_gym.engines import vllm_building as building
 from agent_gym.engines.base import Completion, Engine, Sampling, Session
+from agent_gym.engines.fingerprint import Arrival, WeightSums
 from agent_gym.engines.topk import estimated_entropy
 from agent_gym.engines.vllm_lockstep import LockstepThread
 from agent_gym.engines.vllm_thread import Request, VllmThread
+from agent_gym.engines.weights import weight_names
 from agent_gym.errors import EngineError
 
 _LARGEST_SEED = 2**63 - 1
@@ -119,6 +121,9 @@ class VllmEngine(Engine):
         self.vocabulary = int(settings.get_vocab_size())
         ends = settings.try_get_generation_config().get("eos_token_id") if stop_token_ids is None else stop_token_ids
         self.stop_token_ids = frozenset(() if ends is None else [ends] if isinstance(ends, int) else ends)
+        self._expected: frozenset[str] = frozenset()
+        """Names of weights that must be handed over together, as far as they are known."""
+        self._arrival = Arrival(str(self))
         self._closed = False
 
     @classmethod
@@ -140,7 +145,9 @@ class VllmEngine(Engine):
             if base.generation_config is not None:
                 base.generation_config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            return cls(folder, **{"dtype": dtype, "weights": False, **arguments})
+            engine = cls(folder, **{"dtype": dtype, "weights": False, **arguments})
+        engine._expected = weight_names(base)
+        return engine
 
     # -- the interface ---------------------------------------------------------------------------------------------
 
@@ -180,7 +187,7 @@ class VllmEngine(Engine):
         """See `Engine.sync`; requests in flight are finished with the old weights first, and later ones wait.
 
         Raises:
-            EngineError: The weights do not fit the model, or none are given.
+            EngineError: The weights do not fit the model, some are missing, vLLM does not hold them, or none are given.
         """
         if weights is None:
             raise EngineError("vLLM shares no weights with the trainer: hand them to sync.")
@@ -209,11 +216,17 @@ class VllmEngine(Engine):
     def _load(self, engine: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
         self._wake(engine, {"weights"})
         self._has_weights = False
+        given = WeightSums(engine.vllm_config.model_config.dtype)
         try:
             with torch.no_grad():
-                engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+                engine.collective_rpc(building.reload, args=(given.passing(weights),))
         except (KeyError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
             raise EngineError(f"The new weights do not fit vLLM's model: {type(error).__name__}: {error}.") from error
+        missing = sorted(self._expected.difference(given.names))
+        if missing:
+            raise EngineError(f"The new weights are not all: {len(missing)} are missing, {missing[0]!r} among them.")
+        [held] = engine.collective_rpc(building.held_sums)
+        self._arrival.check(given.cast, held)
         # Keys and values of the old weights must not be found again.
         if not engine.reset_prefix_cache():
             raise EngineError("vLLM did not forget its prefix cache: it would answer with the old weights.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from agent_gym.engines.fingerprint import model_sums
 from agent_gym.errors import EngineError, MissingExtraError
 
 _DEFAULTS = {
@@ -22,6 +23,7 @@ _DEFAULTS = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 """Environment variables that are set where the user has not set them."""
+_INSIDE = "agent_gym.engines.inside_vllm.agent_gym_worker"
 
 
 def import_vllm() -> Any:
@@ -81,7 +83,7 @@ def build(arguments: Mapping[str, Any], *, grouped: bool) -> Any:
         EngineError: vLLM cannot make it.
     """
     # On a CPU new weights would else be taken without an error, and change nothing.
-    importlib.import_module("agent_gym.engines.inside_vllm.agent_gym_worker").keep_linear_weights()
+    importlib.import_module(_INSIDE).keep_linear_weights()
     arguments_class = importlib.import_module("vllm.engine.arg_utils").EngineArgs
     engine_class = importlib.import_module("vllm.v1.engine.llm_engine").LLMEngine
     with _in_process(), _undisturbed():
@@ -185,6 +187,16 @@ class BeforeCuts(nn.Module):
         logprobs = logits.log_softmax(-1, dtype=torch.float32)
         tokens, _ = self.inner(logits, generators, k, p)
         return tokens, logprobs
+
+
+def reload(worker: Any, weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Let a worker load new weights; those are refused that leave some of its parameters as they were."""
+    importlib.import_module(_INSIDE).load_all(worker.model_runner, weights)
+
+
+def held_sums(worker: Any) -> list[float]:
+    """Return the fingerprint of the weights that a worker computes with; see `fingerprint.model_sums`."""
+    return model_sums(worker.model_runner.get_model())
 
 
 def report_before_cuts(worker: Any) -> bool:

@@ -1,6 +1,7 @@
 """What holds of vLLM in this process. Runs in the Python that has it: see test_vllm.py."""
 
 import asyncio
+import copy
 import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -13,15 +14,18 @@ from agent_gym.config import EvalConfig, TrainConfig
 from agent_gym.config_files import build
 from agent_gym.engines import vllm_building
 from agent_gym.engines.base import Completion, Sampling
+from agent_gym.engines.fingerprint import model_sums, same
 from agent_gym.engines.tiny import TinySize, make_model, train_tokenizer
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.engines.vllm import VllmEngine
+from agent_gym.engines.vllm_building import held_sums
 from agent_gym.errors import ConfigError, EngineError
 from agent_gym.evaluation.runner import evaluate
 from agent_gym.store.run import RunFolder
 from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trainers.syncing import check_arrival, probe_ids, probe_logprobs
 from agent_gym.trainers.trainer import train
+from agent_gym.trainers.weights import named_weights
 
 SIZE = TinySize(hidden=64, feed_forward=128, layers=2, heads=2, context=1024)
 TEXTS = ["go to the kitchen", "take the apple from the fridge", "you see a door, a lamp and 2 cups"] * 4
@@ -38,6 +42,15 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def model_of(seed: int) -> Any:
     return make_model(TOKENIZER, SIZE, seed=seed).eval()
+
+
+def moved(model: Any, relative: float) -> Any:
+    """Return a copy of a model whose weights are all larger by a share of themselves."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1 + relative)
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -270,17 +283,58 @@ def test_linear_layers_keep_their_weights_on_a_cpu(engine: VllmEngine, model: An
 def test_weights_that_vllm_takes_and_does_not_use_are_found_out(
     engine: VllmEngine, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ignore(inner: Any) -> None:
-        runner = inner.model_executor.driver_worker.worker.model_runner
-        monkeypatch.setattr(runner, "reload_weights", lambda weights_iterator: list(weights_iterator))
+    class_of_model = type(engine._thread.call(lambda inner: inner.apply_model(lambda each: each)).result()[0])
 
-    engine._thread.call(ignore).result()
+    def ignore(inner: Any, weights: Any) -> set[str]:
+        list(weights)
+        return {name for name, _ in inner.named_parameters()}
+
+    monkeypatch.setattr(class_of_model, "load_weights", ignore)
+    version, scores = engine.version, run(engine.score(PROMPT))
+    nearly = moved(model, 1e-6)
+    with pytest.raises(EngineError, match="VllmEngine has taken new weights and does not hold them"):
+        run(engine.sync(nearly.state_dict().items()))
+    assert engine.version == version
+    with pytest.raises(EngineError, match="no weights"):
+        ask(engine)
+    monkeypatch.setattr(engine._arrival, "check", lambda given, held: None)
     other, ids = model_of(1), probe_ids(len(TOKENIZER))
     run(engine.sync(other.state_dict().items()))
+    assert run(engine.score(PROMPT)) == scores
     monkeypatch.undo()
     with pytest.raises(EngineError, match="VllmEngine has taken new weights and does not use them"):
         run(check_arrival(engine, ids, probe_logprobs(TokenScorer(other), ids), tolerance=5e-3))
     run(check_arrival(engine, ids, probe_logprobs(TokenScorer(model), ids), tolerance=5e-3))
+
+
+def test_the_smallest_update_arrives(engine: VllmEngine, model: Any) -> None:
+    for relative in (1e-6, -1e-6):
+        nearly = moved(model, relative)
+        run(engine.sync(named_weights(nearly)))
+        assert same(engine._thread.call(lambda inner: inner.collective_rpc(held_sums)).result()[0], model_sums(nearly))
+
+
+@pytest.mark.parametrize("lacking", ["model.layers.1.", "model.layers.1.self_attn.k_proj", "model.norm"])
+def test_weights_that_are_missing_are_named_and_nothing_is_sampled(
+    engine: VllmEngine, model: Any, lacking: str
+) -> None:
+    version = engine.version
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(lacking)}
+    with pytest.raises(EngineError, match=r"the new weights lack|The new weights are not all: 1 are missing"):
+        run(engine.sync(weights.items()))
+    assert engine.version == version
+    with pytest.raises(EngineError, match="no weights"):
+        ask(engine)
+
+
+def test_what_vllm_itself_says_was_not_loaded_is_missing_too(
+    engine: VllmEngine, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody has said which weights there should be: an engine made of a folder."""
+    monkeypatch.setattr(engine, "_expected", [])
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "layers.1.mlp" not in name}
+    with pytest.raises(EngineError, match=r"lack 2 of the model's parameters, 'model\.layers\.1\.mlp\."):
+        run(engine.sync(weights.items()))
 
 
 def test_new_weights_forget_the_prefixes_of_the_old_ones(engine: VllmEngine, model: Any) -> None:
@@ -309,11 +363,11 @@ def test_weights_are_taken_one_by_one(engine: VllmEngine, model: Any) -> None:
             alive -= 1
 
     def weights() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in model.state_dict().items():
-            copy = tensor.clone()
-            copy.handed = Handed()
-            yield name, copy
-            del copy
+        for name, tensor in named_weights(model):
+            own = tensor.clone()
+            own.handed = Handed()
+            yield name, own
+            del own
 
     run(engine.sync(weights()))
     # A layer that vLLM stacks out of three is held until it is whole.
