@@ -14,7 +14,7 @@ from helpers import small_llama
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import build
-from agent_gym.errors import EngineError, WorkerError
+from agent_gym.errors import EngineError, TrainingError, WorkerError
 from agent_gym.rollout.sharing import share_out
 from agent_gym.trainers import sharding
 from agent_gym.trainers.algorithm import Progress
@@ -164,6 +164,45 @@ def meet() -> list[Any]:
         except Exception as error:  # noqa: BLE001 - the test looks at it
             heard.append(error)
     return heard
+
+
+def not_finite() -> dict[str, tuple[str, bool, bool]]:
+    """Let something that is not finite come up on process 1 alone; return what each process has heard of it.
+
+    Returns:
+        For the policy and the critic, copied and spread out: the error, whether another process tells it, and whether
+        the weights are as they were.
+    """
+    processes = join(timeout=60)
+    heard = {}
+    for part in ("policy", "critic"):
+        for shard in (False, True):
+            own = learner("critic", processes, shard=shard)
+            assert own.critic is not None
+            trained = own.updater.trained if part == "policy" else own.critic.trained
+            if processes.rank == 1:
+                spoil(trained)
+            before = {key: sharding.whole(value.detach()).clone() for key, value in trained.plain.named_parameters()}
+            try:
+                with processes.together(TrainingError):
+                    own.learn(groups(), Progress(0, 10))
+            except TrainingError as error:
+                kept = all(torch.equal(sharding.whole(v), before[k]) for k, v in trained.plain.named_parameters())
+                heard[f"{part} {shard}"] = (str(error), hasattr(error, "told_by"), kept)
+    return heard
+
+
+def spoil(trained: Any) -> None:
+    """Let the first output that a module is trained on be NaN."""
+
+    def nan(module: Any, arguments: Any, output: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return output
+        hook.remove()
+        values, *more = output if isinstance(output, tuple) else (output,)
+        return (values * torch.nan, *more) if more else values * torch.nan
+
+    hook = trained.module.register_forward_hook(nan)
 
 
 class Killer(Silence):

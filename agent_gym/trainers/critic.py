@@ -3,6 +3,7 @@
 import copy
 import math
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -161,18 +162,22 @@ class Critic:
             part = batch.select(own[number] if weight else batch.lengths.argmin().view(1)).to(device)
             with self.trained.forwarding(last=last):
                 values = self.trained.module(part.input_ids, part.mask)
-                losses = value_loss(values, part.values, part.returns, part.mask, clip=self.settings.clip)
-                self.trained.backward(losses.sum() / total * weight, last=last)
+                loss = self.trained.spared(values, partial(self._loss, values, part, total))
+                self.trained.backward(loss * weight, last=last)
             share = float(part.mask.sum() / total) * weight
-            sums["value_loss"] += float(losses.detach().sum() / total) * weight
+            sums["value_loss"] += float(loss.detach()) * weight
             measured = value_metrics(values.detach(), part.values, part.returns, part.mask, clip=self.settings.clip)
             for name, value in measured.items():
                 sums[name] += float(value) * share
+        self.trained.agree()
         norm = self.trained.clip(self.settings.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainingError("The critic's gradient is not finite: lower its learning rate.")
         self.optimizer.step()
         return {**added(self.processes.all(dict(sums))), "critic_grad_norm": float(norm)}
+
+    def _loss(self, values: Tensor, part: Batch, total: Tensor) -> Tensor:
+        return value_loss(values, part.values, part.returns, part.mask, clip=self.settings.clip).sum() / total
 
 
 def _explained(batch: Batch) -> float:

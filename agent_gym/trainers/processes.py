@@ -122,14 +122,18 @@ class Processes:
             if error is not None:
                 raise error
             return
-        met = self.all(None if error is None else _portable(error))
-        for rank, problem in enumerate(met):
-            if problem is None:
-                continue
-            if rank == self.rank and error is not None:
-                raise error
-            problem.__dict__["told_by"] = rank
-            raise problem
+        met = dict(enumerate(self.all(None if error is None else _portable(error))))
+        problems = {rank: problem for rank, problem in met.items() if problem is not None}
+        if not problems:
+            return
+        # What was agreed on before is raised again by the one that met it: one process tells the user.
+        own = [rank for rank, problem in problems.items() if not hasattr(problem, "told_by")]
+        rank = min(own or problems)
+        if rank == self.rank and error is not None:
+            raise error
+        problem = problems[rank]
+        problem.__dict__["told_by"] = rank
+        raise problem
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of every process's tensor, on its device; shapes must be equal."""

@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from agent_gym.errors import ConfigError
+from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.trainers import sharding
 from agent_gym.trainers.processes import Processes
 
@@ -43,6 +43,7 @@ class Trained:
         self.plain: Any = module
         """The module without what exchanges gradients: for scoring, on one process alone unless it is sharded."""
         self.sharded = shard
+        self._met: TrainingError | None = None
         self.module: Any
         self.optimizer: Any
         accelerator = processes.accelerator
@@ -73,6 +74,25 @@ class Trained:
             self.module.set_requires_gradient_sync(last)
         # DDP and FSDP average gradients over processes.
         self.processes.accelerator.backward(loss * self.processes.count)
+
+    def spared(self, output: Tensor, loss: Callable[[], Tensor]) -> Tensor:
+        """Return a loss of a module's output; one without weight where it cannot be computed.
+
+        The other processes wait for this one in the backward pass, and in those of later micro-batches: what it has
+        met is kept until `agree`. A process that trains alone raises it at once.
+        """
+        try:
+            return loss()
+        except TrainingError as error:
+            if self.processes.count == 1:
+                raise
+            self._met = self._met or error
+            return output.sum() * 0
+
+    def agree(self) -> None:
+        """Raise on every process what one of them has met in a loss; to be called by all, before weights change."""
+        met, self._met = self._met, None
+        self.processes.agree(met)
 
     def forwarding(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Return what a forward pass and its backward pass run in, see `backward`."""

@@ -240,6 +240,7 @@ class Updater:
                 sums.length += int(part.lengths.sum())
         for number in range(len(parts), longest):
             self._idle(streams[0].batch, last=number == longest - 1)
+        self.trained.agree()
         means = sums.means(self.processes)
         self._share_ratios(streams)
         if not math.isfinite(means["loss"]):
@@ -291,15 +292,20 @@ class Updater:
         part = stream.batch.select(rows).to(device)
         gradient = any(term.needs_entropy_gradient for term in stream.losses)
         logprobs, entropy = self.trained.module(part.input_ids, part.mask, gradient, part.groups, part.lengths)
-        loss = logprobs.new_zeros(())
         factors = part.weights * part.importance
         metrics: dict[str, Tensor] = {}
-        for term, mode in zip(stream.losses, stream.modes, strict=True):
-            weights = stream.weights[mode][rows, : part.mask.shape[1]].to(device)
-            values = torch.where(part.mask.bool(), term(part, logprobs, entropy, progress) * factors, 0.0)
-            loss = loss + (values * weights).sum()
-            with torch.no_grad():
-                metrics.update(term.metrics(part, logprobs, entropy))
+
+        def summed() -> Tensor:
+            loss: Tensor = logprobs.new_zeros(())
+            for term, mode in zip(stream.losses, stream.modes, strict=True):
+                weights = stream.weights[mode][rows, : part.mask.shape[1]].to(device)
+                values = torch.where(part.mask.bool(), term(part, logprobs, entropy, progress) * factors, 0.0)
+                loss = loss + (values * weights).sum()
+                with torch.no_grad():
+                    metrics.update(term.metrics(part, logprobs, entropy))
+            return loss
+
+        loss = self.trained.spared(logprobs, summed)
         with torch.no_grad():
             count = part.mask.sum().clamp(min=1)
             metrics["entropy"] = entropy.detach().sum() / count

@@ -262,7 +262,11 @@ def clone(
 
 
 def _clone_step(trained: Trained, part: Sequence[Trajectory], settings: CloneSettings) -> float:
-    """Make the gradient of the demonstrations of one step, each process that of its share; return their loss."""
+    """Make the gradient of the demonstrations of one step, each process that of its share; return their loss.
+
+    Raises:
+        TrainingError: It is not finite, on whichever process.
+    """
     processes = trained.processes
     device = processes.accelerator.device
     batch = make_batch(part, [0.0] * len(part), [0] * len(part)).to(device)
@@ -272,7 +276,10 @@ def _clone_step(trained: Trained, part: Sequence[Trajectory], settings: CloneSet
     weight = float(processes.rank < len(part))
     loss = _clone_loss(trained.module, batch, read, settings.observation_weight, own) * weight
     trained.backward(loss, last=True)
-    return math.fsum(processes.all(float(loss.detach())))
+    whole = math.fsum(processes.all(float(loss.detach())))
+    if not math.isfinite(whole):
+        raise TrainingError("The loss of the warm start is not finite: lower warm_start.learning_rate.")
+    return whole
 
 
 def _clone_loss(

@@ -13,7 +13,7 @@ import pytest
 import ranks
 import torch
 import yaml
-from learner_steps import METHODS, Made, few_rows, meet, on_this_rank, one_process, run_and_die
+from learner_steps import METHODS, Made, few_rows, meet, not_finite, on_this_rank, one_process, run_and_die
 from ranks import on_ranks
 
 from agent_gym.config import TrainConfig
@@ -55,7 +55,7 @@ def assert_alike(one: Made, other: Made) -> None:
             assert values == pytest.approx(other.signals[episode][name], abs=1e-4), name
 
 
-def everywhere(made: list[Any]) -> list[dict[str, Made]]:
+def everywhere(made: list[Any]) -> list[dict[str, Any]]:
     """Return what each process has made; an error of one of them is this test's."""
     for each in made:
         if isinstance(each, Exception):
@@ -145,6 +145,15 @@ def test_what_one_process_meets_all_of_them_raise(tmp_path: Path) -> None:
         assert nothing is None
         # One of them tells the user.
         assert [hasattr(error, "told_by") for error in (disk, engine, worker)] == [rank == 1, rank == 0, rank == 1]
+
+
+def test_what_is_not_finite_on_one_process_ends_the_update_on_all_of_them_with_its_reason(tmp_path: Path) -> None:
+    for rank, heard in enumerate(everywhere(on_ranks(2, not_finite, folder=tmp_path))):
+        for part, what in (("policy", "A log-probability is not finite"), ("critic", "A value is not finite")):
+            for shard in (False, True):
+                said, told, kept = heard[f"{part} {shard}"]
+                assert said.startswith(what) and kept
+                assert told == (rank == 0), "one of them tells the user"
 
 
 def numbers(records: list[dict[str, Any]]) -> list[dict[str, float]]:
