@@ -208,7 +208,12 @@ class VllmEngine(Engine):
         if not self._closed:
             self._closed = True
             ended = self._thread.end(lambda engine: building.tear_down(engine, grouped=self._grouped))
-            await asyncio.wrap_future(ended)
+            try:
+                await asyncio.wrap_future(ended)
+            except EngineError:
+                # Those who wait have been told why; there is nothing left to end.
+                if not self._thread.has_died:
+                    raise
             self._thread.join()
 
     # -- in vLLM's thread ------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ class LockstepThread(VllmThread):
         self._numbers: dict[int, str] = {}
         """vLLM's name for each request in flight, by the number that is the same on all processes."""
         self._mine: dict[int, Request] = {}
+        self._offered: list[Request] = []
+        """Those that the others are being told of."""
         super().__init__(make, version)
 
     def _receive(self) -> None:
@@ -65,14 +67,20 @@ class LockstepThread(VllmThread):
                 own.append(request)
         abandoned = [number for number, request in self._mine.items() if request.future.cancelled()]
         offer = _Offer([(each.prompt_ids, each.parameters) for each in own], abandoned, bool(self._waiting))
+        # A neighbour that has died takes none of them: they must not be forgotten.
+        self._offered = own
         offers, rank = self._exchange(offer)
         for place, other in enumerate(offers):
             self._begin_all(own if place == rank else None, other)
+        self._offered = []
         self._forget_ended()
         self._abort([number for other in offers for number in other.abandoned])
         if all(other.calls for other in offers) and not self._running:
             return super()._begin()
         return True
+
+    def _left(self) -> list[Any]:
+        return [*self._offered, *super()._left()]
 
     def _begin_all(self, own: list[Request] | None, offer: _Offer) -> None:
         """Begin the requests of one process; what it alone waits for is its own object."""

@@ -58,6 +58,8 @@ class VllmThread:
         self._count = 0
         self._broken = ""
         self._ended = False
+        self._died: BaseException | None = None
+        """What ended the thread before anybody asked for its end."""
         self._ending = threading.Lock()
         self._engine: Any = None
         made: Future[None] = Future()
@@ -77,6 +79,11 @@ class VllmThread:
         """Call a function as `call` does, and take no more requests."""
         return self._put(_Call(function, last=True))
 
+    @property
+    def has_died(self) -> bool:
+        """Whether it has ended before anybody asked for its end."""
+        return self._died is not None
+
     def join(self) -> None:
         """Wait for the end, once `end` was called."""
         self._thread.join()
@@ -86,7 +93,7 @@ class VllmThread:
             if not self._ended:
                 self._inbox.put(item)
                 return item.future
-        item.future.set_exception(_closed())
+        item.future.set_exception(self._gone())
         return item.future
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -98,17 +105,23 @@ class VllmThread:
             made.set_exception(error)
             return
         made.set_result(None)
-        going_on = True
-        while going_on:
-            self._receive()
-            self._abort_abandoned()
-            going_on = self._begin()
-            if self._running:
-                self._advance()
-        self._engine = None
-        with self._ending:
-            self._ended = True
-        self._refuse_all()
+        try:
+            going_on = True
+            while going_on:
+                self._receive()
+                self._abort_abandoned()
+                going_on = self._begin()
+                if self._running:
+                    self._advance()
+        except BaseException as error:
+            # Those who wait would do so for ever.
+            logger.exception("vLLM's thread ended; all that wait for it end with it.")
+            self._died = error
+        finally:
+            self._engine = None
+            with self._ending:
+                self._ended = True
+            self._refuse_all()
 
     def _receive(self) -> None:
         """Take what was asked for meanwhile; wait for it where there is nothing else to do."""
@@ -133,9 +146,9 @@ class VllmThread:
             item = self._waiting[0]
             if isinstance(item, _Call) and self._running:
                 return True
-            self._waiting.popleft()
             if not item.future.cancelled():
                 self._call(item) if isinstance(item, _Call) else self._add(item)
+            self._waiting.popleft()
             if isinstance(item, _Call) and item.last:
                 return False
         return True
@@ -145,8 +158,10 @@ class VllmThread:
             return
         try:
             call.future.set_result(call.function(self._engine))
-        except Exception as error:  # noqa: BLE001 - it is raised where the call was made
+        except BaseException as error:
             call.future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
 
     def _add(self, request: Request) -> None:
         self._count += 1
@@ -192,12 +207,27 @@ class VllmThread:
         for request in requests:
             _fail(request, f"vLLM failed: {_words(error)}", error)
 
+    def _left(self) -> "list[Request | _Call]":
+        """Return those who wait for something when the thread has ended."""
+        left = [*self._running.values(), *self._waiting]
+        self._running.clear()
+        self._waiting.clear()
+        while not self._inbox.empty():
+            left.append(self._inbox.get())
+        return left
+
     def _refuse_all(self) -> None:
-        """Tell those who asked after the end."""
-        while self._waiting or not self._inbox.empty():
-            item = self._waiting.popleft() if self._waiting else self._inbox.get()
-            if item.future.set_running_or_notify_cancel():
-                item.future.set_exception(_closed())
+        """Tell those who wait that there is nothing to wait for."""
+        for item in self._left():
+            if not item.future.done() and item.future.set_running_or_notify_cancel():
+                item.future.set_exception(self._gone())
+
+    def _gone(self) -> EngineError:
+        if self._died is None:
+            return EngineError("vLLM was closed: make the engine anew.")
+        error = EngineError(f"vLLM's thread has ended ({_words(self._died)}): go on with --resume.")
+        error.__cause__ = self._died
+        return error
 
 
 def _fail(request: Request, sentence: str, cause: Exception) -> None:
@@ -207,10 +237,6 @@ def _fail(request: Request, sentence: str, cause: Exception) -> None:
         request.future.set_exception(failure)
 
 
-def _closed() -> EngineError:
-    return EngineError("vLLM was closed: make the engine anew.")
-
-
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

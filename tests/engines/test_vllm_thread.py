@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from agent_gym.engines.vllm import VllmEngine
+from agent_gym.engines.vllm_lockstep import LockstepThread
 from agent_gym.engines.vllm_thread import Request, VllmThread
 from agent_gym.errors import EngineError
 
@@ -157,6 +159,85 @@ def test_what_is_asked_after_the_end_is_refused(stand: Stand) -> None:
     for refused in (late, thread.ask(Request([1], None)), thread.call(lambda inner: None)):
         with pytest.raises(EngineError, match="vLLM was closed"):
             refused.result(WAIT)
+
+
+def broken(stand: Stand, how: str, error: BaseException) -> None:
+    """Let the thread meet something that nobody has thought of."""
+
+    def fail(*arguments: Any, **values: Any) -> Any:
+        raise error
+
+    setattr(stand, how, fail)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(("how", "error"), [("step", SystemExit("gone")), ("abort_request", RuntimeError("gone"))])
+def test_where_the_thread_dies_all_who_wait_are_told_and_nobody_waits_after_that(
+    stand: Stand, how: str, error: BaseException
+) -> None:
+    thread = VllmThread(lambda: stand, lambda: 0)
+    running, leaving = thread.ask(Request([9], None)), thread.ask(Request([9], None))
+    assert stand.stepped.wait(WAIT)
+    call, waiting = thread.call(lambda inner: 5), thread.ask(Request([1], None))
+    leaving.cancel()
+    broken(stand, how, error)
+    stand.allowed.release(1)
+    for future in (running, call, waiting):
+        with pytest.raises(EngineError, match=r"vLLM's thread has ended \(gone\): go on with --resume"):
+            future.result(WAIT)
+    thread.join()
+    assert thread.has_died
+    for late in (thread.ask(Request([1], None)), thread.call(lambda inner: 5), thread.end(lambda inner: 5)):
+        with pytest.raises(EngineError, match="has ended"):
+            late.result(WAIT)
+
+
+def test_a_call_that_ends_the_thread_is_told_too(stand: Stand) -> None:
+    def leave(inner: Any) -> None:
+        raise SystemExit("out")
+
+    thread = VllmThread(lambda: stand, lambda: 0)
+    call, later = thread.call(leave), thread.call(lambda inner: 5)
+    with pytest.raises(SystemExit):
+        call.result(WAIT)
+    with pytest.raises(EngineError, match="has ended"):
+        later.result(WAIT)
+    thread.join()
+
+
+class Neighbours(LockstepThread):
+    """Answers for the other process of the group, which dies when it is told to."""
+
+    gone = False
+
+    def _exchange(self, offer: Any) -> Any:
+        if self.gone and offer.requests:
+            raise RuntimeError("Connection closed by peer")
+        return [offer, type(offer)()], 0
+
+
+def test_what_is_offered_to_a_neighbour_that_has_died_is_told(stand: Stand) -> None:
+    stand.allowed.release(1000)
+    thread = Neighbours(lambda: stand, lambda: 0)
+    assert thread.ask(Request([2], None)).result(WAIT)
+    thread.gone = True
+    offered, call = thread.ask(Request([2], None)), thread.call(lambda inner: 5)
+    for future in (offered, call):
+        with pytest.raises(EngineError, match=r"ended \(Connection closed by peer\)"):
+            future.result(WAIT)
+    thread.join()
+
+
+def test_closing_an_engine_whose_thread_has_died_does_not_wait(stand: Stand) -> None:
+    engine = object.__new__(VllmEngine)
+    engine._closed, engine._thread = False, VllmThread(lambda: stand, lambda: 0)
+    waiting = engine._thread.ask(Request([9], None))
+    broken(stand, "add_request", SystemExit("gone"))
+    broken(stand, "step", SystemExit("gone"))
+    stand.allowed.release(1)
+    assert waiting.exception(WAIT)
+    asyncio.run(asyncio.wait_for(engine.aclose(), WAIT))
+    asyncio.run(engine.aclose())
 
 
 def test_an_engine_that_cannot_be_made_is_an_error_and_leaves_no_thread() -> None:
