@@ -88,17 +88,19 @@ def hand_over(
     with processes.together():
         # Servers are the same for everybody, and process 0 has told them.
         if processes.is_main or section.kind != "server":
-            sampler.call(check_arrival(engine, ids, expected, tolerance=tolerance(section, model.dtype)))
+            allowed = tolerance(section, model.dtype, mixed=processes.accelerator.mixed_precision != "no")
+            sampler.call(check_arrival(engine, ids, expected, tolerance=allowed))
 
 
-def tolerance(section: EngineSection, dtype: torch.dtype) -> float:
+def tolerance(section: EngineSection, dtype: torch.dtype, *, mixed: bool = False) -> float:
     """Return by how much log-probabilities may differ: by default 0.005 where both sides compute in float32, else 0.1.
 
     Args:
         section: Of the engine.
-        dtype: The trainer's.
+        dtype: Of the trainer's weights.
+        mixed: Whether the trainer computes in 16 bits with them.
     """
-    exact = dtype == torch.float32 and section.dtype in ("auto", "float32")
+    exact = dtype == torch.float32 and not mixed and section.dtype in ("auto", "float32")
     return section.tolerance or (5e-3 if exact else 0.1)
 
 
@@ -120,10 +122,13 @@ async def check_arrival(engine: Engine, ids: Sequence[int], expected: Sequence[f
     difference = max((abs(one - other) for one, other in zip(scored, expected, strict=True)), default=0.0)
     # A difference that is no number is above any tolerance.
     if not difference <= tolerance:
+        remedy = "hand the weights over in another way (engine.sync)"
+        if engine.takes_adapter:
+            remedy = "restart the servers, as an earlier run may have replaced the base that the adapter belongs to"
         raise EngineError(
             f"{engine} has taken new weights and does not use them: its log-probabilities differ from "
             f"the trainer's by up to {difference:.3g}, more than {tolerance:g} (engine.tolerance); look at its log, or "
-            "hand the weights over in another way (engine.sync)."
+            f"{remedy}."
         )
 
 

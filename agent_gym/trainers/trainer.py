@@ -192,7 +192,8 @@ class Trainer:
             self._measure("before", self.config.measure.tasks)
             self.step = 0
             self._save()
-        self._train()
+        with self._stopping.training():
+            self._train()
         self._measure("after", self.config.measure.tasks)
 
     def _warm_start(self) -> None:
@@ -219,8 +220,9 @@ class Trainer:
             self._measure_if_due()
             if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self._save()
-            if any(self.processes.all(self._stopping.asked)):
-                self._stopping.end()
+            asked = next(filter(None, self.processes.all(self._stopping.asked)), None)
+            if asked is not None:
+                self._stopping.end(asked)
 
     def _one_step(self, learner: Learner) -> dict[str, Any]:
         """Collect groups, train on them, store them; return the record that is logged."""
@@ -320,7 +322,8 @@ class Trainer:
             processes=self.processes,
             shard=self.shard,
             record_signals=self.config.signals,
-            proximal=not self.shares_model,
+            # Under mixed precision the update computes otherwise than sampling, on the same weights.
+            proximal=not self.shares_model or self.processes.accelerator.mixed_precision != "no",
         )
         if self._saved:
             learner.load_state_dict(self._saved)
@@ -360,6 +363,9 @@ class Trainer:
             return False
         return not self.config.measure.tasks or any(r["phase"] == "after" for r in self.run_folder.metrics())
 
+    def _saved_already(self) -> bool:
+        return self.step in self.run_folder.checkpoints()
+
     def _update_settings(self) -> UpdateSettings:
         section = self.config.update
         return UpdateSettings(**section.model_dump(), temperature=self.config.rollout.temperature)
@@ -386,7 +392,8 @@ class Trainer:
             try:
                 yield
             except KeyboardInterrupt:
-                if self._stopping.settled and self.learner and self.step not in self.run_folder.checkpoints():
+                # Where several train, all of them come here at the end of the same step.
+                if self._stopping.settled and self.learner and not self.processes.told(self._saved_already):
                     self._save()
                 raise self._stopping.error(max(self.step, 0), self.run_folder.path) from None
 
