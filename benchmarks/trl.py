@@ -5,10 +5,12 @@ cloned from demonstrations so that it calls its tool), the same prompts token fo
 and limits, and make one optimiser step of GRPO a batch, in float32. TRL does so with GRPOTrainer and its
 environment_factory, in a Python of its own; ours with `train`, what it keeps on disk included. They take turns step
 by step; printed are medians over the steps, on the clock and of the processor (which other work on the machine
-disturbs less), and the largest resident memory of each process during a step. Ours leaves out episodes without an
-advantage; rewards are such that there are few. An episode of TRL also ends where the model calls no tool, which is a
-bad turn in ours, and goes on after its last turn until the model does so: the lines a generated token tell the two
-apart. Targets: sampling at least 3 times and the step at least 2 times faster, memory not higher.
+disturbs less), and the largest resident memory of each process during a step. On our side update.share_prefixes is on,
+which TRL does not have (--no-share-prefixes turns it off; it is off by default in training), and episodes without an
+advantage are left out; rewards are such that there are few. An episode of TRL also ends where the model calls no tool,
+which is a bad turn in ours, and goes on after its last turn until the model does so: the lines a generated token tell
+the two apart. Targets: sampling at least 3 times and the step at least 2 times faster on the clock, memory not higher;
+a line for each says whether it was met, and the exit status is 1 where one was not.
 
     python3 -m venv build/trl                       (some 2 GB; minutes)
     build/trl/bin/pip install --constraint constraints.txt torch
@@ -24,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,11 @@ Steps = dict[str, list[dict[str, Any]]]
 
 
 def main() -> None:
-    """Print a table for each number of threads."""
+    """Print a table for each number of threads.
+
+    Raises:
+        SystemExit: A target was missed, or a side failed.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trl-python", default=str(PEER), help="A Python that has TRL and agent_gym.")
     parser.add_argument("--model", help="A folder to keep the cloned model in, and to take it from the next time.")
@@ -50,15 +57,21 @@ def main() -> None:
     parser.add_argument("--no-share-prefixes", dest="share_prefixes", action="store_false")
     parser.add_argument("--learning-rate", type=float, default=1e-6)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=900.0, help="Seconds that a step may take.")
     arguments = parser.parse_args()
     if not Path(arguments.trl_python).is_file():
         parser.error("TRL is not here: see --help, or give --trl-python PYTHON")
+    met = True
     with tempfile.TemporaryDirectory(prefix="agent-gym-trl-") as folder:
         model = Path(arguments.model or Path(folder) / "model")
         if not (model / "config.json").is_file():
             clone(model, arguments)
         for threads in arguments.threads:
-            report(alternate(arguments, model, threads, Path(folder) / f"threads-{threads}"), threads)
+            steps = alternate(arguments, model, threads, Path(folder) / f"threads-{threads}")
+            report(steps, threads, shared=arguments.share_prefixes)
+            met = verdict(steps) and met
+    if not met:
+        raise SystemExit(1)
 
 
 def clone(model: Path, arguments: argparse.Namespace) -> None:
@@ -95,7 +108,7 @@ def alternate(arguments: argparse.Namespace, model: Path, threads: int, folder: 
         for _ in range(arguments.steps + 1):
             tasks: list[str] = []
             for name, side in sides.items():
-                done[name].append(step(side, tasks, folder / f"{name}.log"))
+                done[name].append(step(side, tasks, folder / f"{name}.log", arguments.limit))
                 tasks = done[name][-1].get("tasks", tasks)
             check(model, *(done[name][-1] for name in commands))
         return {name: steps[1:] for name, steps in done.items()}
@@ -105,13 +118,20 @@ def alternate(arguments: argparse.Namespace, model: Path, threads: int, folder: 
             side.wait()
 
 
-def step(side: "subprocess.Popen[str]", tasks: list[str], log: Path) -> dict[str, Any]:
-    """Let a side take a step."""
+def step(side: "subprocess.Popen[str]", tasks: list[str], log: Path, limit: float) -> dict[str, Any]:
+    """Let a side take a step; one that takes more than `limit` seconds is ended."""
     assert side.stdin is not None and side.stdout is not None
-    print(json.dumps({"tasks": tasks}), file=side.stdin, flush=True)
-    said = side.stdout.readline()
+    watch = threading.Timer(limit, side.kill)
+    watch.start()
+    try:
+        print(json.dumps({"tasks": tasks}), file=side.stdin, flush=True)
+        said = side.stdout.readline()
+    except BrokenPipeError:
+        said = ""
+    finally:
+        watch.cancel()
     if not said:
-        raise SystemExit(f"A side has broken off:\n{log.read_text()[-3000:]}")
+        raise SystemExit(f"A side has broken off, or took more than {limit:g} s (--limit):\n{log.read_text()[-3000:]}")
     record: dict[str, Any] = json.loads(said)
     return record
 
@@ -134,11 +154,12 @@ def check(model: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         raise SystemExit(f"The batches differ: {ours['episodes']}, {ours['failed']} failed; {theirs['episodes']}.")
 
 
-def report(steps: Steps, threads: int) -> None:
+def report(steps: Steps, threads: int, *, shared: bool) -> None:
     """Print what was done and how long it took."""
     ours, theirs = steps["agent_gym"], steps["TRL"]
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"\n{threads} thread(s), {len(ours)} steps, load {load}")
+    print(f"update.share_prefixes, which ours alone has, is {'on' if shared else 'off'}")
     print(f"{'':44} {'agent_gym':>10} {'TRL':>10} {'ratio':>7}")
     for label, key in (
         ("episodes", "episodes"),
@@ -164,6 +185,26 @@ def report(steps: Steps, threads: int) -> None:
         parts = sorted({part for step in side for part in step["spent"]})
         seconds = {part: statistics.median(step["spent"].get(part, [0.0, 0.0])[0] for step in side) for part in parts}
         print(f"{name}: " + ", ".join(f"{part} {value:.2f} s" for part, value in seconds.items()))
+
+
+def verdict(steps: Steps) -> bool:
+    """Print for each target whether it was met; return whether all were."""
+    ours, theirs = steps["agent_gym"], steps["TRL"]
+
+    def seconds(part: str) -> float:
+        return statistics.median(step["spent"][part][0] for step in theirs) / statistics.median(
+            step["spent"][part][0] for step in ours
+        )
+
+    memory = max(step["peak"] for step in theirs) / max(step["peak"] for step in ours)
+    ratios = {
+        "sampling at least 3 times as fast": (seconds("sampling"), 3.0),
+        "the step at least 2 times as fast": (seconds("step"), 2.0),
+        "memory not higher": (memory, 1.0),
+    }
+    for label, (ratio, least) in ratios.items():
+        print(f"target: {label}: {'met' if ratio >= least else 'MISSED'} ({ratio:.2f}x)")
+    return all(ratio >= least for ratio, least in ratios.values())
 
 
 def row(label: str, own: float, other: float, *, slower: bool = False) -> None:
