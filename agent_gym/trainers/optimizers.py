@@ -1,7 +1,7 @@
 """Optimisers by name, from torch; what is here decides which parameters each one gets, and makes Muon fast on CPUs."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,6 +11,9 @@ from agent_gym.errors import UnknownIdError
 from agent_gym.trainers.sharding import spread_like, spread_on_loading, whole
 
 Name = Literal["adamw", "muon"]
+
+STEP_ELEMENTS = 1 << 26
+"""Weights of 16 bits whose gradients are held in float32 at once, but for a parameter that has more by itself."""
 
 
 class BatchedMuon(torch.optim.Muon):
@@ -149,19 +152,29 @@ class MasterWeights(torch.optim.Optimizer):
         self, parameters: Sequence[nn.Parameter], masters: Sequence[nn.Parameter], inner: torch.optim.Optimizer
     ) -> None:
         self._copied = [(one, other) for one, other in zip(parameters, masters, strict=True) if one is not other]
+        self._own = [one for one, other in zip(parameters, masters, strict=True) if one is other]
         self._inner = inner
         super().__init__(parameters, dict(inner.defaults))
         self.param_groups = inner.param_groups
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Make one step of the copies, and round them."""
-        for parameter, master in self._copied:
-            master.grad = None if parameter.grad is None else parameter.grad.to(master.dtype)
-        self._inner.step()
-        for parameter, master in self._copied:
-            master.grad = None
-            parameter.copy_(master)
+        """Make one step of the copies, and round them; bucket by bucket, as gradients in float32 are twice as large."""
+        if self._own:
+            self._inner.step()
+        # Whoever has no gradient is passed over: each weight is stepped once.
+        gradients = [parameter.grad for parameter in self._own]
+        for parameter in self._own:
+            parameter.grad = None
+        for bucket in _buckets(self._copied):
+            for parameter, master in bucket:
+                master.grad = None if parameter.grad is None else parameter.grad.to(master.dtype)
+            self._inner.step()
+            for parameter, master in bucket:
+                master.grad = None
+                parameter.copy_(master)
+        for parameter, gradient in zip(self._own, gradients, strict=True):
+            parameter.grad = gradient
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the weights."""
@@ -182,6 +195,20 @@ class MasterWeights(torch.optim.Optimizer):
         self.param_groups = self._inner.param_groups
 
 
+def _buckets(pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> Iterator[list[tuple[nn.Parameter, nn.Parameter]]]:
+    """Cut a list of parameters and copies where `STEP_ELEMENTS` are full; by whole sizes, alike on all processes."""
+    bucket: list[tuple[nn.Parameter, nn.Parameter]] = []
+    elements = 0
+    for pair in pairs:
+        if bucket and elements + pair[0].numel() > STEP_ELEMENTS:
+            yield bucket
+            bucket, elements = [], 0
+        bucket.append(pair)
+        elements += pair[0].numel()
+    if bucket:
+        yield bucket
+
+
 def make_optimizer(
     name: Name,
     model: nn.Module,
@@ -189,8 +216,17 @@ def make_optimizer(
     learning_rate: float,
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.0,
+    copies: bool = True,
 ) -> torch.optim.Optimizer:
     """Return an optimiser over the trainable parameters of a model; those of 16 bits get a copy in float32.
+
+    Args:
+        name: "adamw" or "muon".
+        model: What is trained.
+        learning_rate: The same for all parameters.
+        betas: Of AdamW.
+        weight_decay: Relative to the learning rate.
+        copies: False where something else (DeepSpeed) keeps copies in float32.
 
     Raises:
         UnknownIdError: Neither "adamw" nor "muon".
@@ -198,7 +234,7 @@ def make_optimizer(
     if name not in get_args(Name):
         raise UnknownIdError.of("optimizer", name, get_args(Name))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    masters = [_in_float32(parameter) for parameter in parameters]
+    masters = [_in_float32(parameter) if copies else parameter for parameter in parameters]
     inner: torch.optim.Optimizer
     if name == "muon":
         outer = _embeddings(model)

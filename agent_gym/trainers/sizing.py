@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent_gym.errors import ConfigError
+from agent_gym.trainers.optimizers import STEP_ELEMENTS
 from agent_gym.trainers.shapes import Shape
 
 GIB = 1 << 30
@@ -146,6 +147,23 @@ def logits(shape: Shape, *, element: int, trained: bool) -> int:
     return part + (shape.embedding_parameters * (4 + element) if trained else 0)
 
 
+def step_bytes(shape: Shape, *, element: int, adapters: int | None = None) -> int:
+    """Return the bytes that a step of AdamW takes besides states, as it runs on GPUs: over many weights at once.
+
+    The roots of the second moments, in float32, of all weights; where these have 16 bits, of a bucket of them alone,
+    and the bucket's gradients in float32 (see `agent_gym.trainers.optimizers`).
+
+    Args:
+        shape: Of the model.
+        element: Bytes of one weight.
+        adapters: Parameters of the adapters where these are trained alone, in float32.
+    """
+    if adapters is not None or element == 4:
+        return 4 * (shape.parameters if adapters is None else adapters)
+    largest = max(shape.vocabulary, shape.feed_forward, shape.attention_width) * shape.hidden
+    return 8 * min(max(STEP_ELEMENTS, largest), shape.parameters)
+
+
 def kv_bytes(shape: Shape, tokens: int, *, element: int) -> int:
     """Return the bytes of the keys and values of so many tokens in all layers.
 
@@ -210,6 +228,13 @@ def training_parts(setup: Setup) -> dict[str, int]:
         shape, setup.micro_batch_tokens, element=element, checkpointing=setup.checkpointing
     )
     parts["logits"] = logits(shape, element=element, trained=setup.lora_rank is None)
+    if not setup.offloaded:
+        # By then activations and logits are gone.
+        adapters = None if setup.lora_rank is None else adapter_parameters(shape, setup.lora_rank, setup.lora_targets)
+        step = step_bytes(shape, element=element, adapters=adapters) // setup.shards
+        beyond = step - parts["activations"] - parts["logits"]
+        if beyond > 0:
+            parts["optimizer's step"] = beyond
     parts["reserve"] = RESERVE
     return parts
 

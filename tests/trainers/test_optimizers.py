@@ -8,6 +8,7 @@ import torch
 from helpers import small_gpt2, small_llama
 
 from agent_gym.errors import UnknownIdError
+from agent_gym.trainers import optimizers
 from agent_gym.trainers.optimizers import BatchedMuon, MuonAndAdamW, make_optimizer, orthogonalize
 
 
@@ -157,3 +158,25 @@ def test_the_learning_rate_of_bfloat16_is_set_through_param_groups() -> None:
     assert moved(model, before) == 0
     optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_in_buckets_every_weight_makes_the_step_that_it_makes_at_once(
+    name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One layer is in float32 and has no copy; it is stepped once, too, and keeps its gradients."""
+    found = []
+    for elements in (1 << 26, 1, 3000):
+        monkeypatch.setattr(optimizers, "STEP_ELEMENTS", elements)
+        model = small_llama().bfloat16()
+        model.model.norm.float()
+        optimizer = make_optimizer(name, model, learning_rate=1e-2, weight_decay=0.1)
+        for _ in range(3):
+            generator = torch.Generator().manual_seed(0)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            optimizer.step()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        found.append([parameter.detach().float() for parameter in model.parameters()])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-6, rtol=2**-7)

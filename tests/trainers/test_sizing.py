@@ -1,14 +1,20 @@
 """What is counted is what torch allocates: states, activations, adapters and caches of small models on the CPU."""
 
+import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from agent_gym.engines.adapters import add_adapters
 from agent_gym.errors import ConfigError
-from agent_gym.trainers import sizing
+from agent_gym.sections import LoraSection
+from agent_gym.trainers import optimizers, sizing
 from agent_gym.trainers.optimizers import make_optimizer
 from agent_gym.trainers.shapes import KNOWN, Shape
 from agent_gym.trainers.sizing import GIB, Setup, training_parts
@@ -57,6 +63,59 @@ def test_states_are_what_a_step_of_adamw_leaves(shape: Shape) -> None:
     assert states.weights == bytes_of(parameters)
     assert states.gradients == bytes_of([p.grad for p in parameters if p.grad is not None])
     assert states.optimizer == bytes_of(moments)
+
+
+class Peak(TorchDispatchMode):
+    """Adds up what is allocated within, each storage as long as it lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {each.untyped_storage().data_ptr() for each in tree_leaves(args) if isinstance(each, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            storage = each.untyped_storage() if isinstance(each, Tensor) else None
+            if storage is not None and storage.data_ptr() not in given and id(storage) not in self.alive:
+                self.alive[id(storage)] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, id(storage))
+        self.most = max(self.most, sum(self.alive.values()))
+        return made
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "lora"])
+def test_a_step_takes_what_is_counted_and_in_16_bits_no_more_than_a_bucket(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs: AdamW over many weights at once."""
+    for module in (sizing, optimizers):
+        monkeypatch.setattr(module, "STEP_ELEMENTS", 20_000)
+    shape, adapters = SMALL["qwen2"], None
+    model = make_model(shape, torch.float32 if kind == "float32" else torch.bfloat16)
+    if kind == "lora":
+        add_adapters(model, LoraSection(rank=4), base=None, seed=0)
+        adapters = sizing.adapter_parameters(shape, 4)
+    optimizer = make_optimizer("adamw", model, learning_rate=1e-3)
+    for group in optimizer.param_groups:
+        group["foreach"] = True
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    with Peak() as peak:
+        optimizer.step()
+    counted = sizing.step_bytes(shape, element=4 if kind == "float32" else 2, adapters=adapters)
+    assert 0.8 * counted < peak.most < 1.05 * counted
+    assert kind == "float32" or counted < 4 * shape.parameters
+
+
+def test_a_step_counts_where_it_takes_more_than_activations_and_logits() -> None:
+    setup = Setup(KNOWN["Qwen/Qwen2.5-7B"], micro_batch_tokens=1024)
+    halved, full = training_parts(setup), training_parts(replace(setup, dtype="float32"))
+    assert "optimizer's step" not in halved
+    gone = full["activations"] + full["logits"]
+    assert full["optimizer's step"] + gone == 4 * setup.shape.parameters
 
 
 @families
