@@ -36,10 +36,17 @@ class VllmModel(EngineModel):
         arguments = {"max_batch": config.rollout.concurrency, **_checked(config.vllm)}
         if is_adapter(Path(path).expanduser()):
             model, tokenizer = load_model(path)
+            # A tokenizer without a chat template is refused before vLLM is started.
+            TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt)
             self.vllm = VllmEngine.twin(model, tokenizer, **arguments)
-            asyncio.run(self.vllm.sync(named_weights(model)))
+            try:
+                asyncio.run(self.vllm.sync(named_weights(model)))
+            except BaseException:
+                self.close()
+                raise
         else:
             tokenizer = load_tokenizer(path)
+            TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt)
             self.vllm = VllmEngine(path, **arguments)
         super().__init__(self.vllm, lambda system_prompt: TemplateChat(tokenizer, system_prompt=system_prompt))
 

@@ -1,7 +1,9 @@
 """vLLM in this process, checked in the Python that has it: one process runs all checks, and each is reported here."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -48,17 +50,24 @@ def test_vllm_in_this_process(name: str, failures: dict[str, list[str]]) -> None
 def test_two_processes_that_share_the_layers_answer_their_own_requests() -> None:
     script = Path(__file__).with_name("vllm_spread.py")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
+    launched = subprocess.Popen(
         [vllm_python(), *launcher, str(script)],
         cwd=ROOT,
         env=vllm_environment(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=600,
-        check=False,
+        start_new_session=True,
     )
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(found) == 2, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    try:
+        stdout, stderr = launched.communicate(timeout=300)
+    except BaseException:
+        # torchrun's processes would outlive it.
+        os.killpg(launched.pid, signal.SIGKILL)
+        launched.communicate()
+        raise
+    found = [json.loads(line) for line in stdout.splitlines() if line.startswith("{")]
+    assert len(found) == 2, f"{stdout[-2000:]}\n{stderr[-4000:]}"
     first, second = sorted(found, key=lambda each: each["rank"])
     assert (first["answered"], second["answered"]) == ([3, 3], [5, 5])
     assert max(first["worst"], second["worst"]) < 2e-3

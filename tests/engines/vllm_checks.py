@@ -19,7 +19,8 @@ from agent_gym.engines.tiny import TinySize, make_model, train_tokenizer
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.engines.vllm import VllmEngine
 from agent_gym.engines.vllm_building import held_sums
-from agent_gym.errors import ConfigError, EngineError
+from agent_gym.errors import ChatTemplateError, ConfigError, EngineError
+from agent_gym.evaluation import vllm_model
 from agent_gym.evaluation.runner import evaluate
 from agent_gym.store.run import RunFolder
 from agent_gym.trainers.scorer import TokenScorer
@@ -542,3 +543,31 @@ def test_evaluation_plays_a_folder_with_vllm(tmp_path: Path, model: Any) -> None
     assert all(0 < turn.generated_tokens <= 4 for turn in turns)
     with pytest.raises(ConfigError, match=r"Unknown argument vllm\.memory_shares: did you mean 'memory_share'"):
         evaluate(config.model_copy(update={"vllm": {"memory_shares": 0.5}}), tmp_path / "other")
+
+
+def test_a_model_that_cannot_be_played_with_leaves_no_vllm_behind(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        closed = False
+
+        async def sync(self, weights: Any) -> None:
+            raise EngineError("The new weights are not all.")
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    refusing = Refusing()
+    monkeypatch.setattr(vllm_model, "is_adapter", lambda folder: True)
+    monkeypatch.setattr(vllm_model, "load_model", lambda path: (model, TOKENIZER))
+    monkeypatch.setattr(VllmEngine, "twin", lambda *arguments, **values: refusing)
+    config = build(EvalConfig, {"model": f"vllm:{tmp_path}", "env": {"id": "small_envs:CountEnv"}})
+    with pytest.raises(EngineError, match="not all"):
+        vllm_model.VllmModel(config)
+    assert refusing.closed
+    mute = copy.deepcopy(TOKENIZER)
+    mute.chat_template = None
+    monkeypatch.setattr(vllm_model, "load_model", lambda path: (model, mute))
+    monkeypatch.setattr(VllmEngine, "twin", lambda *arguments, **values: pytest.fail("vLLM was started"))
+    with pytest.raises(ChatTemplateError):
+        vllm_model.VllmModel(config)
