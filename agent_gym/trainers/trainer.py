@@ -220,9 +220,7 @@ class Trainer:
             self._measure_if_due()
             if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self._save()
-            asked = next(filter(None, self.processes.all(self._stopping.asked)), None)
-            if asked is not None:
-                self._stopping.end(asked)
+            self._stopping.heed(self.processes.all(self._stopping.asked))
 
     def _one_step(self, learner: Learner) -> dict[str, Any]:
         """Collect groups, train on them, store them; return the record that is logged."""
@@ -316,7 +314,7 @@ class Trainer:
         learner = Learner(
             self.policy.model,
             self.algorithm,
-            self._update_settings(),
+            UpdateSettings(**self.config.update.model_dump(), temperature=self.config.rollout.temperature),
             seed=self.config.seed,
             reference=self._reference() if self.algorithm.needs_reference else None,
             processes=self.processes,
@@ -363,13 +361,6 @@ class Trainer:
             return False
         return not self.config.measure.tasks or any(r["phase"] == "after" for r in self.run_folder.metrics())
 
-    def _saved_already(self) -> bool:
-        return self.step in self.run_folder.checkpoints()
-
-    def _update_settings(self) -> UpdateSettings:
-        section = self.config.update
-        return UpdateSettings(**section.model_dump(), temperature=self.config.rollout.temperature)
-
     def _save(self) -> None:
         training = self.learner.state_dict() if self.learner is not None else {}
         weights = syncing.whole_model(self.policy.model, self.processes) if self.shard and self.learner else None
@@ -393,7 +384,11 @@ class Trainer:
                 yield
             except KeyboardInterrupt:
                 # Where several train, all of them come here at the end of the same step.
-                if self._stopping.settled and self.learner and not self.processes.told(self._saved_already):
+                if (
+                    self._stopping.settled
+                    and self.learner
+                    and not self.processes.told(lambda: self.step in self.run_folder.checkpoints())
+                ):
                     self._save()
                 raise self._stopping.error(max(self.step, 0), self.run_folder.path) from None
 

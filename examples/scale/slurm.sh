@@ -16,6 +16,8 @@ config=$1
 name=$2
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export HEAD_NODE=$head_node
+# torch's launcher hands the signal on, and kills after 30 s what has not ended by then: not before the step is done.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110
 # Options that do not exist, lengths, adapters and missing packages show before 32 GPUs wait for them.
 agent-gym train --config "$config" --dry-run
 

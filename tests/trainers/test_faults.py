@@ -14,8 +14,11 @@ import yaml
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import build
+from agent_gym.errors import StoppedError
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store.run import RunFolder
+from agent_gym.trainers.algorithm import Progress
+from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.stopping import Stopping
 from agent_gym.trainers.trainer import RunResult, train
 
@@ -102,8 +105,61 @@ def test_a_signal_in_an_update_waits_for_the_end_of_the_step() -> None:
         signal.raise_signal(signal.SIGTERM)
     assert stopping.asked and not stopping.settled, "of several processes none breaks off before all do"
     with pytest.raises(KeyboardInterrupt):
-        stopping.end()
+        stopping.heed([None, signal.SIGTERM])
     assert stopping.settled
+    Stopping(alone=False).heed([None, None])
+
+
+def test_the_first_ctrl_c_in_an_update_waits_for_the_end_of_the_step_and_a_later_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        now = [10.0]
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
+        with Stopping(alone=True) as stopping, stopping.training():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            assert stopping.asked == signal.SIGINT, "launchers hand on what the terminal has sent already"
+            with pytest.raises(KeyboardInterrupt), stopping.playing():
+                pytest.fail("episodes were played")
+            assert stopping.settled and stopping.error(3, Path("run")).exit_code == 130
+            now[0] += 5
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with Stopping(alone=True) as stopping, stopping.training(), stopping.playing():
+            # Only then do loops of asyncio answer it by cancelling what they run.
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with Stopping(alone=False) as stopping, stopping.training(), stopping.playing():
+            signal.raise_signal(signal.SIGINT)
+            assert stopping.asked, "of several processes none breaks off before all do"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_an_update_keeps_the_step(
+    undisturbed: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = build(TrainConfig, configured(tmp_path / "env"))
+    learn = Learner.learn
+
+    def interrupted(this: Learner, groups: Any, progress: Progress) -> dict[str, float]:
+        if progress.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return learn(this, groups, progress)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(StoppedError, match="Interrupted after 3 steps") as stopped:
+            patch.setattr(Learner, "learn", interrupted)
+            train(config, tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.exit_code == 130
+    assert RunFolder.open(tmp_path / "run").checkpoints()[-1] == 3, "no checkpoint was due there"
+    resumed = train(config, tmp_path / "run", resume=True)
+    assert without_times(resumed.metrics) == without_times(undisturbed.metrics)
 
 
 FULL = """
