@@ -37,8 +37,7 @@ async def share_out(
     try:
         done = await do(share.mine(count))
     except Exception as error:
-        met = error
-        await _aside(lambda: share.agree(met))
+        await agreed(share, error)
         raise
 
     def together() -> list[Result]:
@@ -46,6 +45,11 @@ async def share_out(
         return share.gather(done, count)
 
     return await _aside(together)
+
+
+async def agreed(share: Share, error: Exception | None) -> None:
+    """Wait for the other processes to come to the same place, and raise what one of them has met; see `Share.agree`."""
+    await _aside(lambda: share.agree(error))
 
 
 async def _aside(wait: Callable[[], Result]) -> Result:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from agent_gym.config import TrainConfig
 from agent_gym.engines.base import Engine
 from agent_gym.rollout.chat import Chat
-from agent_gym.rollout.sharing import Share
+from agent_gym.rollout.sharing import Share, agreed
 from agent_gym.trainers.algorithm import RolloutStrategy
 from agent_gym.trainers.mismatch import lag_metrics
 from agent_gym.trainers.sampling import Result, Sampler
@@ -51,7 +51,7 @@ class AheadSampler(Sampler):
         engine: Where the actions come from; it must not work on the model that is trained. The sampler closes it.
         chat: How observations become tokens.
         rollout: Which episodes are played for a step, and where they branch.
-        share: What this process measures, where several play together.
+        share: What this process measures, where several play together; by it they also wait for each other's weights.
         share_ahead: What it plays ahead; a line of its own, as both go on at once.
         device: Where the engine's model is, if it is in this process.
     """
@@ -189,7 +189,19 @@ class AheadSampler(Sampler):
             return _Played(groups, metrics, ended - begun, idle)
 
     async def _take_weights(self, weights: "Iterable[tuple[str, Tensor]] | None", step: int) -> None:
-        await super()._take_weights(weights, step)
+        met: Exception | None = None
+        try:
+            await super()._take_weights(weights, step)
+        except Exception as error:
+            met = error
+            if self.share is None:
+                raise
+        if self.share is not None:
+            # Others, which hold parts of the weights, iterate along; one process hands them to servers for all, and
+            # what another began before they are there would be sampled with older ones than it may.
+            for _ in weights or ():
+                pass
+            await agreed(self.share, met)
         self._settle()
         self._begin()
 

@@ -5,7 +5,7 @@ import signal
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,95 @@ def test_the_engines_copy_shares_nothing_with_the_model_that_is_trained(tokenize
         assert torch.equal(weight, model.state_dict()[name])
 
 
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+class Side:
+    """One of two processes, which are threads here; `came` is set when it waits for the other."""
+
+    def __init__(self, barrier: threading.Barrier, met: list[Exception | None], rank: int) -> None:
+        self.barrier, self.met, self.rank = barrier, met, rank
+        self.came = threading.Event()
+
+    def mine(self, count: int) -> list[int]:
+        raise AssertionError
+
+    def gather(self, items: Any, total: int) -> list[Any]:
+        raise AssertionError
+
+    def agree(self, error: Exception | None) -> None:
+        self.met[self.rank] = error
+        self.came.set()
+        self.barrier.wait()
+        first = next(filter(None, self.met), None)
+        self.barrier.wait()
+        if first is not None:
+            raise first
+
+
+class Pushing(Wavering):
+    """Hands weights to servers, slowly, as the first of several processes does."""
+
+    def __init__(self) -> None:
+        super().__init__(["up"])
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    async def sync(self, weights: Any = None) -> None:
+        await asyncio.to_thread(self.gate.wait, LIMIT)
+        if self.error is not None:
+            raise self.error
+        await super().sync(weights)
+
+
+@contextmanager
+def two_processes() -> Iterator[tuple[list[AheadSampler], list[Side], Pushing]]:
+    """Open the samplers of two processes, of which the first pushes; steps 0 and 1 have been played by the second."""
+    barrier, met, pushing = threading.Barrier(2, timeout=LIMIT), [None, None], Pushing()
+    sides = [Side(barrier, met, rank) for rank in range(2)]  # type: ignore[arg-type]
+    samplers = [
+        AheadSampler(settings(1), engine, ByteChat(), Watched(), share=side)
+        for engine, side in zip([pushing, Wavering(["up"])], sides, strict=True)
+    ]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda sampler: sampler.updated(None, 0), samplers))
+        samplers[1].groups(0)
+        assert samplers[1].rollout.ended[1].wait(LIMIT)  # type: ignore[attr-defined]
+        sides[1].came.clear()
+        yield samplers, sides, pushing
+    finally:
+        for sampler in samplers:
+            sampler.close()
+    assert not sampling_threads()
+
+
+def test_no_process_begins_a_step_before_another_has_handed_the_weights_to_the_servers() -> None:
+    with two_processes() as (samplers, sides, pushing), ThreadPoolExecutor(2) as pool:
+        pushing.gate.clear()
+        updates = [pool.submit(sampler.updated, None, 1) for sampler in samplers]
+        assert sides[1].came.wait(LIMIT)
+        assert max(samplers[1].rollout.begun) == 1  # type: ignore[attr-defined]
+        pushing.gate.set()
+        for update in updates:
+            update.result(LIMIT)
+        assert samplers[1].rollout.ended[2].wait(LIMIT)  # type: ignore[attr-defined]
+        assert samplers[1].rollout.begun[2] == 1  # type: ignore[attr-defined]
+
+
+def test_where_one_process_cannot_hand_them_over_no_process_begins_and_all_read_the_weights_to_their_end() -> None:
+    with two_processes() as (samplers, _, pushing), ThreadPoolExecutor(2) as pool:
+        pushing.error = EngineError("The server does not take them.")
+        weights = [iter([("a", torch.zeros(1)), ("b", torch.zeros(1))]) for _ in samplers]
+        updates = [pool.submit(sampler.updated, given, 1) for sampler, given in zip(samplers, weights, strict=True)]
+        for update in updates:
+            with pytest.raises(EngineError, match="does not take them"):
+                update.result(LIMIT)
+        assert [list(given) for given in weights] == [[], []]
+        assert max(samplers[1].rollout.begun) == 1  # type: ignore[attr-defined]
+
+
 # -- errors and ends ---------------------------------------------------------------------------------------------------
 
 
@@ -265,10 +354,14 @@ def test_closing_ends_what_is_being_played_and_its_environments() -> None:
 
 
 def test_ctrl_c_reaches_a_trainer_that_waits_for_episodes() -> None:
+    presses = iter(range(1))
+
     def press() -> None:
         ident = threading.main_thread().ident
         assert ident is not None
-        signal.pthread_kill(ident, signal.SIGINT)
+        # Once, though several episodes ask: a second one would meet the closing.
+        for _ in presses:
+            signal.pthread_kill(ident, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
