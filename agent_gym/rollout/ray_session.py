@@ -1,6 +1,8 @@
 """Ray itself: found or started, quietly and within a time-out, and left as it was found."""
 
+import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -8,14 +10,19 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from agent_gym.errors import ConfigError, MissingExtraError
 
+logger = logging.getLogger(__name__)
+
 START_SECONDS = 90.0
 """For Ray to start here, or for a cluster to take us in."""
+_STARTS = 2
+"""Times that a Ray of our own is started: it gives up after 30 s, which a busy machine may need."""
 _KNOCK_SECONDS = 5.0
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Close to the least that Ray accepts: answers of environments are small."""
@@ -27,6 +34,12 @@ _QUIET = {
     # Read when Ray is imported: otherwise it prints what its daemons say, whatever `log_to_driver` is.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }
+_PATIENT = {
+    "RAY_gcs_server_port_wait_time_s": "80",
+    "RAY_agent_register_timeout_ms": "80000",
+    "RAY_worker_register_timeout_seconds": "80",
+}
+"""Ray's own limits for what it starts, 30 s for most."""
 
 
 def import_ray() -> Any:
@@ -63,27 +76,17 @@ class RaySession:
         if not self._ours:
             return
         address = address or os.environ.get("RAY_ADDRESS") or "local"
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if address == "local":
-            _sweep()
-            self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_root())
-            quiet |= {
-                "num_cpus": cpus,
-                "num_gpus": 0,
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-                "_temp_dir": self._folder,
-            }
-        else:
-            _knock(address)
         try:
-            with _environment(_QUIET):
-                self._starter = _Starter(lambda: self.ray.init(address=address, **quiet))
-                self._starter.wait(START_SECONDS)
+            if address == "local":
+                _sweep()
+                self._start(cpus)
+            else:
+                _knock(address)
+                self._init({}, address=address)
             _take_back_signals()
         except BaseException as error:
             self.close()
-            if not isinstance(error, Exception):
+            if isinstance(error, ConfigError) or not isinstance(error, Exception):
                 raise
             what = "Ray does not start on this machine" if address == "local" else f"The Ray of {address} is no use"
             raise ConfigError(
@@ -93,13 +96,75 @@ class RaySession:
 
     def close(self) -> None:
         """Leave the cluster, or end our own Ray with all its processes and files."""
-        if self._ours:
-            self.ray.shutdown()
+        try:
+            if self._ours:
+                self.ray.shutdown()
+        finally:
+            if self._folder is not None:
+                _read_settings()
+            self._tidy()
+            self._ours = False
+
+    def _start(self, cpus: int) -> None:
+        """Start a Ray of our own; once more, where it did not come up in the time that it gives itself."""
+        for left in reversed(range(_STARTS)):
+            self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_root())
+            try:
+                self._init(
+                    _PATIENT | _locked(),
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=0,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=self._folder,
+                )
+                return
+            except Exception as error:
+                # One that still tries cannot be stopped.
+                if not left or isinstance(error, TimeoutError):
+                    raise
+                logger.warning("Ray did not start (%s); it is started once more.", _first_line(error))
+                with suppress(Exception):
+                    self.ray.shutdown()
+                self._tidy()
+
+    def _init(self, environment: dict[str, str], **arguments: Any) -> None:
+        with _environment(_QUIET | environment):
+            if environment:
+                _read_settings()
+            self._starter = _Starter(lambda: self.ray.init(log_to_driver=False, logging_level="ERROR", **arguments))
+            self._starter.wait(START_SECONDS)
+
+    def _tidy(self) -> None:
+        """Let go what was started, and remove its files."""
         if self._starter is not None:
             self._starter.let_go()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder, self._ours = None, False
+        self._starter, self._folder = None, None
+
+
+@cache
+def _token() -> str:
+    """Return what a Ray of our own asks everybody for; one for all of this process, which Ray remembers."""
+    return secrets.token_hex(32)
+
+
+def _locked() -> dict[str, str]:
+    """Return the settings with which a Ray of our own answers this process alone.
+
+    It listens on all interfaces whatever address it is given, and who may speak to it may run code.
+    """
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+
+
+def _read_settings() -> None:
+    """Let Ray read its settings and the token from the environment again, which it does once, when it is imported."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _knock(address: str) -> None:
