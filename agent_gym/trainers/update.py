@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from agent_gym.errors import TrainingError
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.trainers import deepspeed
 from agent_gym.trainers.algorithm import Algorithm, LossTerm, Progress
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.micro_batches import by_length, by_likeness, cut, end_to_end, in_parts, runs, shares
@@ -93,6 +94,7 @@ class Updater:
                 learning_rate=settings.learning_rate,
                 betas=settings.betas,
                 weight_decay=settings.weight_decay,
+                copies=not (shard and deepspeed.is_used(self.processes.accelerator)),
             )
 
         self.trained = Trained(scorer, optimizer, self.processes, shard=shard)
@@ -128,8 +130,8 @@ class Updater:
 
         Returns:
             Means over the step's updates: loss, entropy, grad_norm, kl, clip fractions, and so on; and how far the
-            policy before the first update is from what sampled, as far as rows of that update were computed, see
-            `mismatch.mismatch_metrics`.
+            policy before the first update is from what sampled, on the rows of that update that were computed, or on
+            one micro-batch where none were, see `mismatch.mismatch_metrics`.
 
         Raises:
             TrainingError: A loss or gradient is not finite; the weights are as they were before that update.
@@ -151,8 +153,10 @@ class Updater:
             computed = rows[streams[0].useful]
             if replay is not None and mixed and number < len(replayed):
                 streams.append(self._stream(replay, replayed[number], algorithm.replay_losses, algorithm, "replay_"))
+            if number == 0 and not len(computed):
+                mismatch = self._sampled_mismatch(batch)
             self._note(metrics, self._update(streams, progress))
-            if number == 0:
+            if number == 0 and len(computed):
                 mismatch = _mismatch(batch.select(computed), ratios[computed])
         if replay is not None and not mixed:
             for rows in replayed:
@@ -172,6 +176,12 @@ class Updater:
         )
         self.trained.settle()
         return logprobs
+
+    def _sampled_mismatch(self, batch: Batch) -> dict[str, float]:
+        """Return the mismatch on the first micro-batch of rows; those count, too, that a filter has left out."""
+        part = batch.select(next(in_parts(batch.lengths, torch.arange(len(batch)), self.settings.micro_batch_tokens)))
+        part.mask = (part.versions >= 0).to(part.mask.dtype)
+        return mismatch_metrics(self.logprobs(part), part.sampled_logprobs, part.mask)
 
     def _updates(self, rows: int) -> int:
         size = self.settings.mini_batch_rows

@@ -339,6 +339,26 @@ def test_only_the_first_update_tells_the_mismatch_when_nobody_asks_before() -> N
     assert own.learn(made, START)["mismatch_max"] < 1e-4
 
 
+@pytest.mark.parametrize("filtered", [False, True])
+def test_a_step_that_teaches_nothing_tells_the_mismatch_of_one_micro_batch(
+    filtered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_llama()
+    made = sampled_by(model)
+    for group in made:
+        for trajectory in group.trajectories:
+            trajectory.turns[0].reward = 1.0
+            trajectory.logprobs = [value + 0.01 for value in trajectory.logprobs]
+    algorithm = (
+        replace(grpo(), filters=(lambda groups, rewards: [[False] * 3 for _ in groups],)) if filtered else grpo()
+    )
+    own = Learner(model, algorithm, replace(EXACT, micro_batch_tokens=14, updates_per_step=3))
+    seen = scored_rows(own, monkeypatch)
+    metrics = own.learn(made, START)
+    assert metrics["updates"] == 0 and sum(seen) == 2
+    assert metrics["mismatch_mean"] == pytest.approx(0.01, rel=1e-2)
+
+
 def test_asked_for_the_proximal_policy_ratios_start_from_it_and_every_row_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
