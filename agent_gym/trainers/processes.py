@@ -21,6 +21,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from agent_gym.errors import AgentGymError, ConfigError, ProcessError
+from agent_gym.trainers import deepspeed
 from agent_gym.trainers.parcels import pack, unpack
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class Processes:
 
     def shards(self, *, asked: bool) -> bool:
         """Return whether models are spread over the processes: where asked, or where accelerate was told so."""
+        if deepspeed.is_used(self.accelerator):
+            return True
         return self.count > 1 and (asked or getattr(self.accelerator.state, "fsdp_plugin", None) is not None)
 
     def another(self) -> "Processes":
@@ -177,14 +180,23 @@ def join(*, timeout: float = TIMEOUT, mixed_precision: str | None = None) -> Pro
         mixed_precision: "no" or "bf16"; None leaves it to accelerate's configuration.
 
     Raises:
-        ConfigError: The launcher was asked for several processes, and has started one.
+        ConfigError: The launcher was asked for several processes, and has started one; or for DeepSpeed in a way that
+            is not supported.
+        MissingExtraError: DeepSpeed was asked for and is not installed.
     """
     arguments: dict[str, Any] = {} if mixed_precision is None else {"mixed_precision": mixed_precision}
+    through_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    if through_deepspeed:
+        arguments["deepspeed_plugin"] = deepspeed.plugin()
     if launched() > 1:
         # torchrun alone says nothing of processors, and accelerate looks for them only where it is told to.
-        if not torch.accelerator.is_available():
+        group = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
+        if through_deepspeed and not torch.accelerator.is_available():
+            # Told of processors, accelerate forgets DeepSpeed.
+            group.backend = "gloo"
+        elif not torch.accelerator.is_available():
             arguments["cpu"] = True
-        arguments["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))]
+        arguments["kwargs_handlers"] = [group]
     accelerator = Accelerator(**arguments)
     wanted = max(launched(), _asked_of_accelerate())
     if accelerator.num_processes < wanted:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agent_gym.engines.adapters import StartingAdapter
-from agent_gym.trainers import sharding
+from agent_gym.trainers import deepspeed, sharding
 from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.processes import Processes, alone
 from agent_gym.trainers.rowwise import for_each_row
@@ -45,7 +45,9 @@ class Reference:
         )
         self._scorer = TokenScorer(self.model, temperature=temperature)
         self._tokens = micro_batch_tokens
-        if shard:
+        if shard and deepspeed.is_used(self._processes.accelerator):
+            deepspeed.spread_frozen(self._scorer, self._processes.accelerator)
+        elif shard:
             sharding.shard(self._scorer, self._processes.accelerator)
 
     def logprobs(self, batch: Batch) -> Tensor:

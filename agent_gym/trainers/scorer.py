@@ -53,6 +53,8 @@ class TokenScorer(nn.Module):
             raise ValueError(f"The temperature of training must be positive, not {temperature}.")
         self.model = model
         self.temperature = temperature
+        # What is spread over processes later on is empty between its uses.
+        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self.splits = _splits(model)
         self.share_prefixes = share_prefixes
         if share_prefixes and not self._can_share():
@@ -186,9 +188,8 @@ class TokenScorer(nn.Module):
         )
 
     def _probe_rows(self) -> Tensor:
-        vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         rows = [[3, 1, 4, 1, 5], [3, 1, 4, 2, 6], [2, 7, 1, 8, 2], [3, 1, 9, 9, 9]]
-        return torch.tensor(rows, device=self.model.device) % vocabulary
+        return torch.tensor(rows, device=self.model.device) % self.vocabulary
 
     def _agree(self, alone: Callable[[], Tensor], packed: Callable[[], Tensor]) -> bool:
         """Return whether two ways to run the model on a probe give the same; False where one does not run at all."""
@@ -204,8 +205,7 @@ class TokenScorer(nn.Module):
         return bool((other - one).norm() <= tolerance * one.norm())
 
     def _score(self, hidden: Tensor, targets: Tensor, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        size = max(1, CHUNK_ELEMENTS // int(vocabulary))
+        size = max(1, CHUNK_ELEMENTS // self.vocabulary)
         if len(targets) <= size:
             return self._score_chunk(hidden, targets, entropy_gradient)
         head = self.model.get_output_embeddings() if self.splits else None

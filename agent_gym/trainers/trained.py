@@ -1,4 +1,4 @@
-"""A module and its optimiser on the processes that train it: copied to each of them (DDP), or spread over them (FSDP2).
+"""A module and its optimiser on the processes that train it: copied to each (DDP), or spread (FSDP2, ZeRO-3).
 
 Losses count the rows of all processes, so that the sum of the processes' gradients is the gradient; whatever averages
 gradients instead is given losses that are larger by the number of processes.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from agent_gym.errors import ConfigError, TrainingError
-from agent_gym.trainers import sharding
+from agent_gym.trainers import deepspeed, sharding
 from agent_gym.trainers.processes import Processes
 
 
@@ -43,6 +43,8 @@ class Trained:
         self.plain: Any = module
         """The module without what exchanges gradients: for scoring, on one process alone unless it is sharded."""
         self.sharded = shard
+        self.zero: deepspeed.Spread | None = None
+        """What spreads it where DeepSpeed does."""
         self._met: TrainingError | None = None
         self.module: Any
         self.optimizer: Any
@@ -53,11 +55,14 @@ class Trained:
                 f"accelerate was told to use {kind.value}, which is not supported: use a configuration for several "
                 "GPUs, and distributed.shard=true to spread the model over them."
             )
-        if shard:
+        if shard and deepspeed.is_used(accelerator):
+            self.zero = deepspeed.Spread(module, make_optimizer(module), accelerator)
+            self.module, self.optimizer = self.zero.module, self.zero.optimizer
+        elif shard:
             sharding.shard(module, accelerator)
             self.module, self.optimizer = module, make_optimizer(module)
-        elif kind is DistributedType.FSDP:
-            # accelerate would shard what it prepares.
+        elif kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            # accelerate would spread what it prepares.
             self.module = _copied(module.to(accelerator.device), accelerator.device)
             self.optimizer = make_optimizer(module)
         else:
@@ -70,10 +75,17 @@ class Trained:
             loss: Of this process; its weights count the rows of all.
             last: Whether gradients are exchanged now: with the last micro-batch of an update alone.
         """
-        if self.sharded:
-            self.module.set_requires_gradient_sync(last)
-        # DDP and FSDP average gradients over processes.
-        self.processes.accelerator.backward(loss * self.processes.count)
+        # DDP, FSDP and DeepSpeed average gradients over processes.
+        loss = loss * self.processes.count
+        if self.zero is not None:
+            self.zero.accumulate(loss, last=last)
+        elif deepspeed.is_used(self.processes.accelerator):
+            # accelerate would ask DeepSpeed, which does not have this module.
+            loss.backward()
+        else:
+            if self.sharded:
+                self.module.set_requires_gradient_sync(last)
+            self.processes.accelerator.backward(loss)
 
     def spared(self, output: Tensor, loss: Callable[[], Tensor]) -> Tensor:
         """Return a loss of a module's output; one without weight where it cannot be computed.
@@ -101,8 +113,10 @@ class Trained:
         return self.module.no_sync()
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale gradients down to a norm; return the norm that they had."""
-        if not self.sharded:
+        """Scale gradients down to a norm; return the norm that they had. DeepSpeed steps at once where it is finite."""
+        if self.zero is not None:
+            return self.zero.clip_and_step(max_norm)
+        if not self.sharded and not deepspeed.is_used(self.processes.accelerator):
             norm: Tensor = self.processes.accelerator.clip_grad_norm_(self.module.parameters(), max_norm)
             return norm
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)
@@ -111,17 +125,19 @@ class Trained:
 
     def settle(self) -> None:
         """Give back what a forward pass without gradients has gathered of a sharded module."""
-        if self.sharded:
+        if self.sharded and self.zero is None:
             self.module.reshard()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimiser's state, whole whatever it lies on; all processes must ask."""
+        if self.zero is not None:
+            return self.zero.state_dict()
         state: dict[str, Any] = self.optimizer.state_dict()
         return sharding.full(state) if self.sharded else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned, on any number of processes."""
-        self.optimizer.load_state_dict(state)
+        (self.zero or self.optimizer).load_state_dict(state)
 
 
 _KINDS = {
@@ -132,6 +148,7 @@ _KINDS = {
     DistributedType.MULTI_NPU,
     DistributedType.MULTI_HPU,
     DistributedType.FSDP,
+    DistributedType.DEEPSPEED,
 }
 
 

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from agent_gym.errors import TrainingError
+from agent_gym.trainers import deepspeed
 
 _BASE = ".base_layer"
 """What peft puts into the names of a layer that it wraps."""
@@ -43,7 +44,7 @@ def named_weights(model: PreTrainedModel, *, merged: bool = True) -> Iterator[tu
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))
-            whole = _whole(tensor.detach())
+            whole = _whole(tensor)
             layer = _adapted(model, prefix) if prefix.endswith(_BASE) and name == "weight" and merged else None
             if layer is not None:
                 whole = _merge(whole, layer)
@@ -102,5 +103,8 @@ def _merge(weight: Tensor, layer: Any) -> Tensor:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor of which each process may hold a part."""
+    """Return all of a tensor of which each process may hold a part; detached."""
+    if deepspeed.is_part(tensor):
+        return deepspeed.whole(tensor)
+    tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
