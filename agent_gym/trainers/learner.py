@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from agent_gym.engines.adapters import StartingAdapter, has_adapters
 from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.rollout.seeds import derive_seed
+from agent_gym.trainers import deepspeed
 from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.critic import Critic
@@ -69,6 +70,10 @@ class Learner:
             raise ConfigError(
                 "A critic or a reference shares the frozen weights of a model with adapters, which cannot be spread "
                 "over processes twice: switch distributed.shard or model.lora off."
+            )
+        if shard and deepspeed.is_used(processes.accelerator):
+            deepspeed.check(
+                optimizer=settings.optimizer, adapters=has_adapters(model), critic=algorithm.critic is not None
             )
         if algorithm.needs_reference and reference is None:
             raise TrainingError(
