@@ -50,6 +50,11 @@ def run_plan(
     if path is None and recipe_name is None:
         base = _DEFAULTS
     config = load(TrainConfig, path, overrides, base=base)
+    if config.model.path == TrainConfig().model.path:
+        raise ConfigError(
+            "There is no model to plan for: give --model, for example Qwen/Qwen2.5-7B-Instruct, or model.path in the "
+            "configuration; the tiny model fits anywhere."
+        )
     plan = make_plan(config, machines, assumptions, servers=servers)
     console = Console()
     if as_json:

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agent_gym.engines.adapters import StartingAdapter, has_adapters
-from agent_gym.errors import ConfigError, TrainingError
+from agent_gym.errors import TrainingError
 from agent_gym.rollout.seeds import derive_seed
-from agent_gym.trainers import deepspeed
+from agent_gym.trainers import deepspeed, sharding
 from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.critic import Critic
@@ -66,10 +66,11 @@ class Learner:
         self.signals: Signals = {}
         """What the last step made of each token, see `agent_gym.trainers.signals`."""
         processes = processes or alone()
-        if shard and has_adapters(model) and (algorithm.critic is not None or algorithm.needs_reference):
-            raise ConfigError(
-                "A critic or a reference shares the frozen weights of a model with adapters, which cannot be spread "
-                "over processes twice: switch distributed.shard or model.lora off."
+        if shard:
+            sharding.check(
+                adapters=has_adapters(model),
+                critic=algorithm.critic is not None,
+                reference=algorithm.needs_reference,
             )
         if shard and deepspeed.is_used(processes.accelerator):
             deepspeed.check(

@@ -14,6 +14,7 @@ from agent_gym.registry import held_out_split, make
 from agent_gym.rollout.actions import syntax
 from agent_gym.store.run import RunFolder
 from agent_gym.store.tracking import check_trackers
+from agent_gym.trainers import sharding
 from agent_gym.trainers.policy import Policy
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.processes import Processes
@@ -24,16 +25,20 @@ _FREE = ("tracking", "signals", "engine", "distributed")
 """Sections that a run may be taken up with anew: who is told, what is kept besides, which servers and processes."""
 
 
-def check(config: TrainConfig) -> None:
+def check(config: TrainConfig, *, tells: bool = True) -> None:
     """Find what is wrong before a folder is made or a model is loaded.
+
+    Args:
+        config: Of the run.
+        tells: Whether what is merely doubtful is logged: of many processes one does.
 
     Raises:
         AgentGymError: Something named in the message cannot be done.
     """
     algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
-    for note in algorithm.notes:
+    for note in algorithm.notes if tells else ():
         logger.warning(note)
-    if config.rollout.max_lag and config.update.importance == "off":
+    if tells and config.rollout.max_lag and config.update.importance == "off":
         logger.warning(
             "rollout.max_lag=%d trains on what older weights have sampled, and nothing corrects for it: consider "
             "update.importance=token.",
@@ -46,6 +51,26 @@ def check(config: TrainConfig) -> None:
             raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {split!r}.")
         algorithm.rollout.check(env)
     check_trackers(config.tracking)
+
+
+def check_spread(config: TrainConfig, *, shard: bool) -> None:
+    """Find out whether what is trained can be spread over processes.
+
+    Args:
+        config: Of the run.
+        shard: Whether it is to be.
+
+    Raises:
+        ConfigError: It is, and it cannot be.
+    """
+    if not shard:
+        return
+    algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
+    sharding.check(
+        adapters=config.model.lora is not None,
+        critic=algorithm.critic is not None,
+        reference=algorithm.needs_reference,
+    )
 
 
 def with_split(config: TrainConfig) -> TrainConfig:

@@ -29,7 +29,7 @@ from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.planning import base_setup
 from agent_gym.trainers.policy import Policy, corpus
-from agent_gym.trainers.preparing import check, with_split
+from agent_gym.trainers.preparing import check, check_spread, with_split
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.reference import frozen_copy
 from agent_gym.trainers.sampling import Sampler
@@ -99,7 +99,7 @@ def rehearse(config: TrainConfig) -> Rehearsal:
         # Adapters on layers that are not there are found here, before anything is played.
         _ = setup.states
         setup = _as_configured(setup, config)
-    _check_sharding(config)
+    check_spread(config, shard=config.distributed.shard)
     servers_of(config.engine)
     _check_tokenizer(config)
     check(resolved)
@@ -165,15 +165,6 @@ def _check_lengths(config: TrainConfig, shape: Shape | None) -> None:
         raise ConfigError(
             f"rollout.max_tokens is {rollout.max_tokens:,}, and an episode has {limit:,} tokens in all: no turn has "
             "room. Lower it, or raise rollout.max_episode_tokens."
-        )
-
-
-def _check_sharding(config: TrainConfig) -> None:
-    algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
-    if config.distributed.shard and config.model.lora and (algorithm.critic or algorithm.needs_reference):
-        raise ConfigError(
-            "A critic or a reference shares the frozen weights of a model with adapters, which cannot be spread over "
-            "processes twice: switch distributed.shard or model.lora off."
         )
 
 

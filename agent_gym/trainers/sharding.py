@@ -14,6 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from agent_gym.errors import ConfigError
+
 
 def shard(module: nn.Module, accelerator: Accelerator) -> None:
     """Spread the parameters of a module over all processes, in place, each layer as a unit.
@@ -29,6 +31,24 @@ def shard(module: nn.Module, accelerator: Accelerator) -> None:
     fully_shard(module, mesh=mesh, **options)
     # Buffers follow; they are small, and every process has them whole.
     module.to(accelerator.device)
+
+
+def check(*, adapters: bool, critic: bool, reference: bool) -> None:
+    """Find out whether what an algorithm trains or compares with can be spread over processes.
+
+    Args:
+        adapters: Whether the model has LoRA adapters.
+        critic: Whether the algorithm has a critic.
+        reference: Whether it compares with a reference policy.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if adapters and (critic or reference):
+        raise ConfigError(
+            "A critic or a reference shares the frozen weights of a model with adapters, which cannot be spread over "
+            "processes twice: switch distributed.shard or model.lora off."
+        )
 
 
 def layers(module: nn.Module) -> list[nn.Module]:

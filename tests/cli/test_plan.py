@@ -66,7 +66,10 @@ def test_a_recipe_is_planned_with_its_own_base() -> None:
 
 
 def test_what_is_not_known_is_refused_with_the_remedy() -> None:
-    done = CliRunner().invoke(app, ["plan", "--model", "tiny"])
+    for arguments in (["plan"], ["plan", "--model", "tiny"]):
+        done = CliRunner().invoke(app, arguments)
+        assert "give --model" in str(done.exception)
+    done = CliRunner().invoke(app, ["plan", "--model", "gpt-9"])
     assert isinstance(done.exception, ConfigError) and "config.json" in str(done.exception)
     done = CliRunner().invoke(app, ["plan", "--algorithm", "epo", "--recipe", "alfwurld"])
     assert isinstance(done.exception, UnknownIdError)

@@ -31,10 +31,12 @@ from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.critic import ValueModel
 from agent_gym.trainers.optimizers import make_optimizer
 from agent_gym.trainers.policy import make_policy
+from agent_gym.trainers.processes import Processes
 from agent_gym.trainers.reference import Reference
 from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trainers.trainer import train
 from agent_gym.trainers.warmstart import CloneSettings, clone
+from agent_gym.trainers.weights import named_weights
 
 
 def adapted(*, moved: bool = True, base: str | None = None, **values: Any) -> Any:
@@ -276,6 +278,43 @@ def test_a_run_that_was_moved_takes_its_base_along(finished: tuple[Path, list[di
     config.write_text(config.read_text().replace(str(folder), "/gone"))
     after = load_model(str(config.parent))[0](input_ids=IDS).logits
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [{"name": "ppo"}, {"name": "grpo", "options": {"kl_coefficient": 0.1}}],
+    ids=lambda values: values["name"],
+)
+def test_adapters_that_would_be_spread_twice_are_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(Processes, "shards", lambda self, asked: asked)
+    values = {**RUN, "algorithm": algorithm, "distributed": {"shard": True}}
+    with pytest.raises(ConfigError, match="cannot be spread over processes twice"):
+        train(build(TrainConfig, values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("stabilized", "scale"), [(False, 8 / 4), (True, 8 / 2)])
+def test_what_an_adapter_adds_is_scaled_by_alpha_and_the_rank_or_its_root(stabilized: bool, scale: float) -> None:
+    model, plain = adapted(alpha=8, rank_stabilized=stabilized, target_modules=["q_proj"]), small_llama()
+    merged, before = dict(named_weights(model)), dict(named_weights(plain))
+    pairs = dict(adapter_weights(model))
+    for key, lora_a in pairs.items():
+        if ".lora_A." in key:
+            name = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+            added = scale * pairs[key.replace("lora_A", "lora_B")] @ lora_a
+            torch.testing.assert_close(merged[name], before[name] + added)
+
+
+def test_dropout_acts_in_updates_alone() -> None:
+    model, without = adapted(dropout=0.5), adapted()
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=IDS).logits, without(input_ids=IDS).logits)
+        model.train()
+        torch.manual_seed(0)
+        one, two = model(input_ids=IDS).logits, model(input_ids=IDS).logits
+    assert not torch.allclose(one, two, atol=1e-3)
 
 
 def test_gradient_checkpointing_and_bfloat16_train_and_resume(tmp_path: Path) -> None:
