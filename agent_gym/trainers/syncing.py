@@ -4,6 +4,7 @@ An engine that takes weights from outside may say yes and keep its old ones (vLL
 what it samples then goes wrong slowly. So after each handing over a few tokens are scored on both sides.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -119,7 +120,9 @@ async def check_arrival(engine: Engine, ids: Sequence[int], expected: Sequence[f
     scored = await engine.score(list(ids))
     if scored is None:
         return
-    difference = max((abs(one - other) for one, other in zip(scored, expected, strict=True)), default=0.0)
+    differences = [abs(one - other) for one, other in zip(scored, expected, strict=True)]
+    # What is no number is never the largest for `max`, unless it comes first.
+    difference = math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)
     # A difference that is no number is above any tolerance.
     if not difference <= tolerance:
         remedy = "hand the weights over in another way (engine.sync)"

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ import pytest
 import torch
 from vllm_python import vllm_python
 
+from agent_gym.engines.fingerprint import same
 from agent_gym.engines.loading import load_model
 from agent_gym.engines.tiny import TinySize, make_model, train_tokenizer
+from agent_gym.engines.weight_folders import write_weights
 from agent_gym.store.run import RunFolder
+from agent_gym.trainers.weights import named_weights
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +186,28 @@ def test_three_steps_are_trained_and_the_server_says_what_the_trainer_says_after
     after = served.scores()
     assert _apart(after, expected[-1]) < 5e-3 and _apart(after, before) > 0.02
     assert httpx.get(f"{served.url}/weight_info", timeout=10).json() == {"weight_version": "4"}
+
+
+def test_workers_say_what_they_hold_and_that_weights_lack_tensors(served: Served, tmp_path: Path) -> None:
+    model, _ = load_model(str(served.model))
+    pushed = list(named_weights(model))
+
+    def load(name: str, weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Any]:
+        folder = tmp_path / name
+        folder.mkdir()
+        write_weights(folder, weights)
+        request = {"method": "agent_gym_load", "args": [str(folder)]}
+        result = httpx.post(f"{served.url}/collective_rpc", json=request, timeout=60).json()["results"][0]
+        assert isinstance(result, dict)
+        return result
+
+    whole = load("whole", pushed)
+    assert whole["tensors"] == len(pushed) and same(whole["held"], whole["given"]) and whole["given"] == whole["read"]
+    # An update that log-probabilities would not show.
+    nudged = load("nudged", ((name, tensor * (1 + 1e-6)) for name, tensor in pushed))
+    assert same(nudged["held"], nudged["given"]) and not same(nudged["held"], whole["held"])
+    part = load("part", ((name, tensor) for name, tensor in pushed if ".layers.1." not in name))
+    assert "the new weights lack" in part["error"] and "layers.1" in part["error"]
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])

@@ -1,20 +1,23 @@
 """How exactly an engine must agree with the trainer whose weights it was given."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from helpers import run
 from torch import Tensor
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import build
+from agent_gym.engines.scripted import ScriptedEngine
+from agent_gym.errors import EngineError
 from agent_gym.sections import EngineSection
 from agent_gym.trainers import syncing
 from agent_gym.trainers.batch import Batch
-from agent_gym.trainers.syncing import tolerance
+from agent_gym.trainers.syncing import check_arrival, tolerance
 from agent_gym.trainers.trainer import train
 from agent_gym.trainers.update import Updater
 
@@ -25,6 +28,24 @@ def test_half_precision_on_either_side_is_allowed_what_it_takes() -> None:
     assert tolerance(auto, torch.bfloat16) == tolerance(auto, torch.float32, mixed=True) == 0.1
     assert tolerance(EngineSection(kind="vllm", dtype="bfloat16"), torch.float32) == 0.1
     assert tolerance(EngineSection(tolerance=0.02), torch.float32, mixed=True) == 0.02
+
+
+@pytest.mark.parametrize(
+    ("adapter", "remedy"), [(False, r"in another way \(engine\.sync\)"), (True, "replaced the base that the adapter")]
+)
+def test_an_engine_that_computes_something_else_is_named_with_what_helps(adapter: bool, remedy: str) -> None:
+    class Other(ScriptedEngine):
+        takes_adapter = adapter
+
+        async def score(self, token_ids: Sequence[int]) -> list[float]:
+            return [-1.0] * (len(token_ids) - 1)
+
+    engine = Other(["look"])
+    run(check_arrival(engine, [1, 2, 3], [-1.0, -1.001], tolerance=5e-3))
+    with pytest.raises(EngineError, match=f"Other has taken new weights and does not use them.*{remedy}"):
+        run(check_arrival(engine, [1, 2, 3], [-1.0, -1.01], tolerance=5e-3))
+    with pytest.raises(EngineError, match="nan"):
+        run(check_arrival(engine, [1, 2, 3], [-1.0, float("nan")], tolerance=5e-3))
 
 
 @pytest.fixture
