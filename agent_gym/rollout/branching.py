@@ -280,7 +280,7 @@ class _Tree:
         job = self._job_of(place)
         while True:
             try:
-                return Member(place, await self.collector.begin(job))
+                return Member(place, await self.collector.begin(job, alone=place in self._retried))
             except WorkerError as error:
                 if place in self._retried:
                     self._keep(place, self.collector.failed(job, error))
@@ -290,7 +290,7 @@ class _Tree:
     async def _end(self, member: Member) -> None:
         """See a member off. Where its worker died, its place goes to a fresh root, once."""
         self._active.remove(member)
-        await self.collector.end(member.episode)
+        await self.collector.end(member.episode, keep=member.number not in self._retried)
         failure = member.episode.failure
         if isinstance(failure, WorkerError) and member.number not in self._retried:
             self._retried[member.number] = str(failure)

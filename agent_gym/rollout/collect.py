@@ -156,13 +156,17 @@ class Collector:
 
     # -- episodes one by one, for who decides between their turns --------------------------------------------------
 
-    async def begin(self, job: Job) -> Episode:
+    async def begin(self, job: Job, *, alone: bool = False) -> Episode:
         """Return an episode that has an environment and has not started; `end` it.
+
+        Args:
+            job: What is played.
+            alone: See `Workers.take`.
 
         Raises:
             WorkerError: There is no environment for it.
         """
-        env = await self._workers.take()
+        env = await self._workers.take(alone=alone)
         episode = Episode(
             env,
             self.engine,
@@ -184,10 +188,10 @@ class Collector:
         _name(child, job)
         return child
 
-    async def end(self, episode: Episode) -> None:
-        """Take back what an episode holds. Its environment is used again, unless the episode failed."""
+    async def end(self, episode: Episode, *, keep: bool = True) -> None:
+        """Take back what an episode holds. Its environment is used again if `keep`, unless the episode failed."""
         episode.close()
-        if episode.trajectory.error is None and not self._workers.full:
+        if keep and episode.trajectory.error is None and not self._workers.full:
             self._workers.give_back(episode.env)
         else:
             await self._workers.discard(episode.env)
@@ -207,24 +211,27 @@ class Collector:
         self._workers.close()
 
     async def _play_one(self, job: Job) -> Trajectory:
-        """Play an episode; one whose worker died or hung is played once more, from its beginning."""
+        """Play an episode; one whose worker died or hung is played once more, from its beginning.
+
+        Then it is alone where it is played, as it may have been what ended the worker.
+        """
         trajectory, failure = await self._attempt(job)
         if isinstance(failure, WorkerError):
             first, again = trajectory, str(failure)
-            trajectory, failure = await self._attempt(job)
+            trajectory, failure = await self._attempt(job, alone=True)
             trajectory.metadata["retried"] = again
             carry_spending(first, trajectory)
         if isinstance(failure, RefusedError):
             raise failure
         return trajectory
 
-    async def _attempt(self, job: Job) -> tuple[Trajectory, Exception | None]:
+    async def _attempt(self, job: Job, *, alone: bool = False) -> tuple[Trajectory, Exception | None]:
         try:
-            episode = await self.begin(job)
+            episode = await self.begin(job, alone=alone)
         except WorkerError as error:
             return self.failed(job, error), error
         await episode.run()
-        await self.end(episode)
+        await self.end(episode, keep=not alone)
         return episode.trajectory, episode.failure
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import logging
 import random
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,6 +19,8 @@ from agent_gym.rollout.workers import AwaitedEnv, Caller
 
 if TYPE_CHECKING:
     from agent_gym.rollout.ray_workers import RayPool
+
+logger = logging.getLogger(__name__)
 
 _TRIES = 2
 """Actors that a reset tries, where it finds that one has died meanwhile."""
@@ -64,6 +67,23 @@ class RayEnv(AwaitedEnv):
         if function == self.step:
             return self._step_soon
         return self._reset_soon if function == self.reset else None
+
+    def set_apart(self) -> None:
+        """Move into a process of its own inside an actor, where the environment can be made in one.
+
+        Raises:
+            WorkerError: There is no actor, or it died.
+        """
+        options = self._pool.apart(self._options)
+        try:
+            link, slot, about = self._pool.lend(options)
+        except WorkerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - then it stays where it is, as good as before
+            logger.warning("An environment cannot be in a process of its own: %s", error)
+            return
+        self.close()
+        self._options, self._link, self._slot, self._waits = options, link, slot, about["blocking"]
 
     # -- turns -----------------------------------------------------------------------------------------------------
 

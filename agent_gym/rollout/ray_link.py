@@ -7,7 +7,8 @@ together: those that a loop of asyncio asks in one round, and those that are ask
 import asyncio
 import pickle
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
@@ -48,6 +49,8 @@ class Link:
         self.placed = actor.place.remote()
         self._owner = owner
         self._ray = owner.ray
+        # A connection through ray:// that breaks is no error of Ray's own.
+        self._lost = (owner.ray.exceptions.RayError, ConnectionError, TimeoutError)
         self._born = time.monotonic()
         self._serve = actor.serve
         self._answer = actor.answer
@@ -71,16 +74,18 @@ class Link:
 
     def ready(self) -> bool:
         """Whether it lives and can be asked."""
-        if self.dead is None and not self.place and self._ray.wait([self.placed], timeout=0)[0]:
+        if self.dead is None and not self.place:
             try:
-                self.place = self._ray.get(self.placed)
-            except self._ray.exceptions.RayError as error:
+                if self._ray.wait([self.placed], timeout=0)[0]:
+                    self.place = self._ray.get(self.placed)
+            except self._lost as error:
                 self.failed(error)
         return self.dead is None and bool(self.place)
 
     def end(self) -> None:
         """End the process, if there still is one."""
-        self._ray.kill(self.actor)
+        with suppress(Exception):
+            self._ray.kill(self.actor)
 
     # -- questions -------------------------------------------------------------------------------------------------
 
@@ -98,41 +103,42 @@ class Link:
         self._check()
         try:
             answer = self._ray.get((self._wait if waits else self._answer).remote(call), timeout=self._owner.timeout)
-        except self._ray.exceptions.RayError as error:
+        except self._lost as error:
             raise self.failed(error) from error
         return _opened(answer)
 
     def tell(self, call: Call) -> None:
         """Ask without waiting for an answer; nothing is said where nobody is there."""
         if self.dead is None:
-            self._answer.remote(call)
+            with suppress(*self._lost):
+                self._answer.remote(call)
 
     async def soon(self, call: Call, *, waits: bool = False) -> Any:
         """See `ask`; others go on meanwhile."""
         self._check()
         if waits:
-            return _opened(await self.awaited(self._wait.remote(call)))
+            return _opened(await self._awaited(lambda: self._wait.remote(call)))
         loop = asyncio.get_running_loop()
         queue = self._queues.get(loop)
         if queue is None:
             queue = self._queues[loop] = _Queue(self)
         return _opened(await queue.ask(call))
 
-    async def awaited(self, reference: Any) -> Any:
-        """Wait for what Ray will have, with the time-out.
+    async def serve(self, calls: list[Call]) -> list[bytes]:
+        """Send questions and wait for the answers to all.
 
         Raises:
             WorkerError: The actor is dead or did not answer in time.
         """
+        answers: list[bytes] = await self._awaited(lambda: self._serve.remote(calls))
+        return answers
+
+    async def _awaited(self, send: Callable[[], Any]) -> Any:
         try:
             async with asyncio.timeout(self._owner.timeout):
-                return await reference
-        except (TimeoutError, self._ray.exceptions.RayError) as error:
+                return await send()
+        except self._lost as error:
             raise self.failed(error) from error
-
-    def serve(self, calls: list[Call]) -> Any:
-        """Send questions; return Ray's reference to the answers."""
-        return self._serve.remote(calls)
 
     def failed(self, error: Exception) -> WorkerError:
         """Note that the actor is of no use any more; return the error that says so."""
@@ -192,7 +198,7 @@ class _Queue:
     async def _carry(self, batch: list[tuple[Call, "asyncio.Future[bytes]"]]) -> None:
         started = time.perf_counter()
         try:
-            answers = await self._link.awaited(self._link.serve([call for call, _ in batch]))
+            answers = await self._link.serve([call for call, _ in batch])
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody who has asked may wait for ever
             for _, future in batch:
                 if not future.done():

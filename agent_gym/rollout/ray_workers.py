@@ -25,7 +25,7 @@ from agent_gym.rollout.ray_link import Link
 from agent_gym.rollout.ray_session import START_SECONDS, RaySession
 from agent_gym.rollout.sharing import Share
 from agent_gym.rollout.shipping import shipment_of
-from agent_gym.secrecy import is_secret
+from agent_gym.secrecy import secrets_in
 from agent_gym.sections import RolloutSection
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 10.0
 """So long an actor that was just started is waited for, where others could take more than their share."""
 _CLOSE_SECONDS = 5.0
+_SOONER = 0.8
+"""Part of a call's time after which a process inside an actor is given up, and the actor not yet."""
 
 
 class RayPool:
@@ -110,10 +112,14 @@ class RayPool:
             links, self._links = self._links, []
         with suppress(Exception):
             closing = [link.actor.close.remote() for link in links if link.dead is None and link.ready()]
-            self.ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
-        for link in links:
-            link.end()
-        self._session.close()
+            # Whoever asks Ray for anything where there is none starts one.
+            if closing:
+                self.ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
+        try:
+            for link in links:
+                link.end()
+        finally:
+            self._session.close()
 
     # -- for the environments --------------------------------------------------------------------------------------
 
@@ -133,10 +139,17 @@ class RayPool:
         link, slot = self._choose(), self.number()
         link.environments += 1
         try:
-            return link, slot, link.ask(Call(slot, "make", (self._id, {**self._options, **options})))
+            options = {**self._options, **options}
+            # What starts a process meanwhile lets the actor's other environments go on.
+            waits = options.get("worker") == "process"
+            return link, slot, link.ask(Call(slot, "make", (self._id, options)), waits=waits)
         except BaseException:
             link.environments -= 1
             raise
+
+    def apart(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options with which an environment is in a process of its own, which hangs before the actor does."""
+        return {"call_timeout": _SOONER * self.timeout, **self._options, **options, "worker": "process"}
 
     def number(self) -> int:
         """Return a number for an environment that no other has."""
@@ -166,7 +179,11 @@ class RayPool:
                 logger.warning("%s %s", each.title, each.dead)
                 self._links.remove(each)
                 each.end()
-            self._links += [self._start() for _ in gone]
+            try:
+                self._links += [self._start() for _ in gone]
+            except Exception:
+                # The connection itself is gone: whoever wants an environment hears of it.
+                logger.warning("No actor could be started anew", exc_info=True)
 
     # -- actors ----------------------------------------------------------------------------------------------------
 
@@ -184,6 +201,8 @@ class RayPool:
         while True:
             with self._lock:
                 links = list(self._links)
+            if not links:
+                raise WorkerError("No actor of Ray is left, and none could be started: is the cluster still there?")
             ready = [link for link in links if link.ready()]
             free = [link for link in ready if link.environments < self._most]
             awaited = [link for link in links if link not in ready and (not ready or link.age < _PATIENCE_SECONDS)]
@@ -252,11 +271,8 @@ def _refuse_secrets(section: RolloutSection, options: Mapping[str, Any]) -> None
     address = section.ray_address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         return
-    for name, value in options.items():
-        if is_secret(name) and value:
-            raise ConfigError(
-                f"env.options.{name} would be sent to the machines of the cluster: set it there as an environment "
-                "variable and name the variable instead."
-            )
-        if isinstance(value, Mapping):
-            _refuse_secrets(section, value)
+    for path in secrets_in(options, "env.options"):
+        raise ConfigError(
+            f"{path} would be sent to the machines of the cluster: set it there as an environment variable and name "
+            "the variable instead."
+        )

@@ -36,6 +36,10 @@ class AwaitedEnv(TextEnv):
     def awaited(self, function: Callable[..., Any]) -> Caller | None:
         """Return what does the same as a method of this environment and can be awaited, or None where nothing does."""
 
+    @abstractmethod
+    def set_apart(self) -> None:
+        """Move to where its death takes no other environment along; called before `reset`, and may take a while."""
+
 
 class Workers:
     """Lends environments.
@@ -53,8 +57,12 @@ class Workers:
         self._lent: dict[int, TextEnv] = {}
         self._threads: ThreadPoolExecutor | None = None
 
-    async def take(self) -> TextEnv:
-        """Return an environment that nobody else uses until it is given back or discarded."""
+    async def take(self, *, alone: bool = False) -> TextEnv:
+        """Return an environment that nobody else uses until it is given back or discarded.
+
+        Args:
+            alone: Whether it may die, and should take no other along where it lives. Better discarded afterwards.
+        """
         if self._idle:
             env = self._idle.pop()
         else:
@@ -62,6 +70,12 @@ class Workers:
             env = await (self._in_thread if self._blocking else inline)(self._make_env)
             self._blocking = env.blocking
         self._lent[id(env)] = env
+        if alone and isinstance(env, AwaitedEnv):
+            try:
+                await self._in_thread(env.set_apart)
+            except BaseException:
+                await self.discard(env)
+                raise
         return env
 
     async def fork(self, env: TextEnv) -> TextEnv:

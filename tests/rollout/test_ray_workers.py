@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,12 +24,13 @@ from agent_gym.config_files import build
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.envs.conformance import conform
-from agent_gym.errors import ConfigError, MissingExtraError, StaleInfo, UnknownIdError
+from agent_gym.errors import ConfigError, MissingExtraError, StaleInfo, UnknownIdError, WorkerError
 from agent_gym.registry import make
-from agent_gym.rollout import ray_session, ray_workers
+from agent_gym.rollout import ray_workers
 from agent_gym.rollout.chat import ByteChat
 from agent_gym.rollout.collect import Collector, Job
 from agent_gym.rollout.episode import EpisodeSettings
+from agent_gym.rollout.ray_session import RaySession
 from agent_gym.rollout.ray_workers import RayPool
 from agent_gym.rollout.score import score
 from agent_gym.rollout.seeds import derive_seed
@@ -48,26 +48,29 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without CPUs and two machines with one each; it notices within a second and a half that one has died."""
+    """A head without CPUs and two machines with one each; it notices within seconds that one has died.
+
+    One that is only slow has 15 s, and what starts here has a second try after the 30 s that Ray gives it.
+    """
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="agt-", dir="/tmp")
     noticing = {
         "health_check_initial_delay_ms": 0,
-        "health_check_period_ms": 500,
-        "health_check_timeout_ms": 500,
+        "health_check_period_ms": 1000,
+        "health_check_timeout_ms": 5000,
         "health_check_failure_threshold": 3,
     }
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     made: list[Any] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGTERM)}
-    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("Ray has not started within 120 s."))
-    signal.alarm(120)
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("Ray has not started within 240 s."))
+    signal.alarm(240)
     try:
         head = {**small, "num_cpus": 0, "temp_dir": folder, "_system_config": noticing}
-        made.append(Cluster(initialize_head=True, head_node_args=head))
+        made.append(twice(lambda: Cluster(initialize_head=True, head_node_args=head)))
         for _ in range(2):
-            made[0].add_node(num_cpus=1, temp_dir=folder, **small)
+            twice(lambda: made[0].add_node(num_cpus=1, temp_dir=folder, **small))
         signal.alarm(0)
         yield made[0]
     finally:
@@ -77,6 +80,12 @@ def cluster() -> Iterator[Any]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def twice(start: Callable[[], Any]) -> Any:
+    with contextlib.suppress(Exception):
+        return start()
+    return start()
 
 
 @pytest.fixture
@@ -189,39 +198,60 @@ def test_the_code_of_an_environment_in_a_file_travels_with_what_it_imports(
 def test_an_actor_that_dies_or_hangs_costs_its_episodes_a_second_try_and_is_replaced(
     fault: str, pool: Any, tmp_path: Path
 ) -> None:
-    remote, marker = pool(ray_timeout=3), tmp_path / "it happened"
+    seconds = 20 if fault == "die" else 8
+    remote, marker = pool(ray_timeout=seconds), tmp_path / "it happened"
     hurt = played(remote.make, ["up", f"{fault} unless {marker}", "up"])
     calm = played(inline(), ["up", "up", "up"])
     again = [each for each in hurt if "retried" in each.metadata]
     assert 0 < len(again) <= 3 and score(hurt).retried == len(again) and all(each.success for each in hurt)
-    what = "has died" if fault == "die" else "did not answer within 3 s"
+    what = "has died" if fault == "die" else f"did not answer within {seconds} s"
     for each in again:
         assert f"{what}" in each.metadata["retried"] and "on node" in each.metadata["retried"]
     for ours, theirs in zip(hurt, calm, strict=True):
         assert [turn.observation for turn in ours.turns] == [turn.observation for turn in theirs.turns]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while sum(remote.nodes.values()) < 2 and time.monotonic() < deadline:
         remote.ray.wait([link.placed for link in remote._links], num_returns=2, timeout=1)
     assert sum(remote.nodes.values()) == 2
 
 
-def test_an_environment_that_dies_every_time_takes_nobody_along_from_a_process_of_its_own(pool: Any) -> None:
-    remote = pool(options={"max_turns": 6, "worker": "process"})
+@pytest.mark.parametrize("options", [{}, {"worker": "process"}])
+def test_an_environment_that_dies_every_time_takes_nobody_along_at_the_second_time(
+    options: dict[str, Any], pool: Any
+) -> None:
+    remote = pool(options={"max_turns": 6, **options})
     calm = played(remote.make, ["up"], JOBS[:4])
     doomed = calm[2].turns[0].observation
     hurt = played(remote.make, lambda text: "die" if text.endswith(doomed) else "up", JOBS[:4])
     assert "worker process" in str(hurt[2].error) and [each.success for each in hurt] == [True, True, False, True]
+    assert ("The Ray actor" in hurt[2].metadata["retried"]) == (not options)
+    assert all(link.environments == 0 for link in remote._links)
 
 
-def test_what_the_ray_of_a_killed_run_has_left_on_the_disk_is_removed_by_the_next() -> None:
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    dead, alive = (Path("/tmp") / f"agr-{number}-left" for number in (process.pid, os.getpid()))
-    for folder in (dead, alive):
-        folder.mkdir()
-    ray_session._sweep()
-    assert (dead.exists(), alive.exists()) == (False, True)
-    alive.rmdir()
+def test_a_cluster_that_goes_away_is_an_error_of_the_episodes_and_the_connection_is_closed_all_the_same(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = pool()
+    kill, session, closed = remote.ray.kill, remote._session, []
+
+    def broken(*actors: Any) -> Any:
+        for actor in actors:
+            kill(actor)
+        raise ConnectionError("the other end has hung up")
+
+    monkeypatch.setattr(remote.ray, "kill", broken)
+    monkeypatch.setattr(remote, "_start", broken)
+    link = remote._first()
+    link.failed(ConnectionError())
+    assert link not in remote._links and len(remote._links) == 1
+    remote._links[0].failed(ConnectionError())
+    with pytest.raises(WorkerError, match="No actor of Ray is left"):
+        remote.make()
+    monkeypatch.setattr(session, "close", lambda: closed.append(RaySession.close(session)))
+    remote.close()
+    assert closed == [None]
+    remote.close()
+    assert not remote.ray.is_initialized()
 
 
 SMALL: dict[str, Any] = {
@@ -287,8 +317,9 @@ def test_a_machine_that_dies_in_a_step_costs_its_episodes_a_second_try_and_train
     (env / "go").touch()
     calm = train(small_run(env), tmp_path / "calm")
     for ours, theirs in zip(hurt.metrics, calm.metrics, strict=True):
-        # The engine's batches are made up as answers come in: their sums differ in the last digits.
-        assert without_times(ours) == pytest.approx(without_times(theirs), rel=1e-5)
+        # The engine's batches are made up as answers come in: their sums differ in the last digits, of which alone the
+        # mismatch of engine and trainer consists.
+        assert without_times(ours) == pytest.approx(without_times(theirs), rel=1e-5, abs=1e-6)
     assert tokens(tmp_path / "hurt") == tokens(tmp_path / "calm")
     assert sum(each["retried"] for each in hurt.metrics) in (1, 2, 3) and not any(m["retried"] for m in calm.metrics)
 
@@ -313,10 +344,10 @@ def test_more_episodes_than_there_is_room_for_are_refused() -> None:
         RayPool(section, FRAGILE, {})
 
 
-def test_a_secret_is_not_sent_to_a_cluster() -> None:
+def test_a_secret_is_not_sent_to_a_cluster_wherever_it_is() -> None:
     section = RolloutSection(workers="ray", ray_address="ray://cluster:10001")
-    with pytest.raises(ConfigError, match=r"env\.options\.api_key would be sent"):
-        RayPool(section, FRAGILE, {"api_key": "sesame"})
+    with pytest.raises(ConfigError, match=r"env\.options\.tools\[1\]\.api_key would be sent"):
+        RayPool(section, FRAGILE, {"tools": [{"id": "search"}, {"id": "browse", "api_key": "sesame"}]})
 
 
 # -- a Ray of one's own ------------------------------------------------------------------------------------------------
@@ -346,6 +377,15 @@ def left(process: int, family: list[psutil.Process]) -> list[str]:
     return alive + [str(path) for path in Path("/tmp").glob(f"agr-{process}-*")]
 
 
+def strangers_are_turned_away(raylet: psutil.Process) -> None:
+    """Make sure that one does not speak to a run's Ray without its token."""
+    from ray._raylet import GcsClient
+
+    address = next(each.split("=")[1] for each in raylet.cmdline() if each.startswith("--gcs-address="))
+    with pytest.raises(Exception, match=r"(?i)unauthenticated|token"):
+        GcsClient(address=address).get_all_node_info(timeout=20)
+
+
 @pytest.mark.parametrize("sent", [None, signal.SIGINT])
 def test_a_run_with_a_ray_of_its_own_is_quiet_and_leaves_no_process_and_no_file_however_it_ends(
     sent: signal.Signals | None, tmp_path: Path
@@ -354,6 +394,7 @@ def test_a_run_with_a_ray_of_its_own_is_quiet_and_leaves_no_process_and_no_file_
         wait_until_held(tmp_path / "env", begun.process.is_alive)
         family = psutil.Process(begun.pid).children(recursive=True)
         assert any(each.name() == "raylet" for each in family)
+        strangers_are_turned_away(next(each for each in family if each.name() == "raylet"))
         if sent is None:
             (tmp_path / "env" / "go").touch()
         else:
