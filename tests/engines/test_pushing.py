@@ -1,6 +1,7 @@
 """Weights pushed to servers of vLLM: in which order, what each of them then holds, and what breaks a push off."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,28 @@ def test_weights_that_break_off_leave_no_files_and_no_server_is_told(tmp_path: A
         with pytest.raises(RuntimeError, match="out of memory"):
             run(engine.sync(broken()))
         assert fake.order() == [] and list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_written_beside_the_loop_in_which_episodes_are_played(tmp_path: Path) -> None:
+    fake, turns = FakeVllm(), threading.Event()
+
+    def slow() -> Iterator[tuple[str, torch.Tensor]]:
+        assert turns.wait(10), "nothing is played while weights are written"
+        yield from weights(1.25)
+
+    with reached(fake, sync_folder=str(tmp_path)) as engine:
+
+        async def play() -> None:
+            writing = asyncio.ensure_future(engine.sync(slow()))
+            while not any(tmp_path.iterdir()):
+                await asyncio.sleep(0)
+            await engine.generate(PROMPT, PLAIN)
+            turns.set()
+            await writing
+            await engine.disconnect()
+
+        run(play())
+    assert fake.bias == 1.25
 
 
 def test_what_waits_for_new_weights_is_not_too_slow() -> None:
