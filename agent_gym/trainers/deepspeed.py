@@ -24,8 +24,6 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def plugin() -> DeepSpeedPlugin:
     """Return what accelerate is told about DeepSpeed, from the environment that its launcher has made.
 
-    Models are loaded whole, because they are probed and copied before they are spread.
-
     Raises:
         MissingExtraError: DeepSpeed is not installed.
         ConfigError: Not ZeRO-3 is asked for.
@@ -41,6 +39,16 @@ def plugin() -> DeepSpeedPlugin:
             "or distributed_type MULTI_GPU, which shares nothing."
         )
     return told
+
+
+def load_whole() -> None:
+    """Let transformers make and load models whole: they are probed and copied before they are spread.
+
+    accelerate has told it to spread them from the beginning, whatever its zero3_init_flag says.
+    """
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def is_used(accelerator: Accelerator) -> bool:

@@ -198,6 +198,8 @@ def join(*, timeout: float = TIMEOUT, mixed_precision: str | None = None) -> Pro
             arguments["cpu"] = True
         arguments["kwargs_handlers"] = [group]
     accelerator = Accelerator(**arguments)
+    if through_deepspeed:
+        deepspeed.load_whole()
     wanted = max(launched(), _asked_of_accelerate())
     if accelerator.num_processes < wanted:
         raise ConfigError(
