@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from base_rows import groups
@@ -14,9 +15,11 @@ from helpers import small_llama
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import build
-from agent_gym.errors import EngineError, TrainingError, WorkerError
+from agent_gym.engines.adapters import add_adapters
+from agent_gym.errors import EngineError, StoppedError, TrainingError, WorkerError
 from agent_gym.rollout.sharing import share_out
-from agent_gym.trainers import sharding
+from agent_gym.sections import LoraSection
+from agent_gym.trainers import scorer, sharding
 from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.listening import Silence
@@ -63,11 +66,19 @@ class Made:
 
 
 def learner(
-    name: str, processes: Processes, after: Made | None = None, *, shard: bool = False, **settings: Any
+    name: str, processes: Processes, after: Made | None = None, *, shard: bool = False, kind: str = "", **settings: Any
 ) -> Learner:
-    """Return a learner of a method with a small model, as it is at first or after earlier steps."""
+    """Return a learner of a method with a small model of a kind, as it is at first or after earlier steps."""
     algorithm = make_algorithm(*METHODS[name])
     model = small_llama(tie_word_embeddings=True)
+    if "adapters" in kind:
+        add_adapters(model, LoraSection(rank=2), base=None, seed=3)
+    if "bfloat16" in kind:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
+        model.config.dtype = torch.bfloat16
+    if "checkpointing" in kind:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     reference = frozen_copy(model) if algorithm.needs_reference else None
     if after is not None:
         model.load_state_dict({key.removeprefix("model."): value for key, value in after.weights.items()}, strict=False)
@@ -121,12 +132,23 @@ def on_this_rank(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Made]:
         plans: Arguments of `make`; "name" says the method.
     """
     processes = join(timeout=60)
-    return {key: make(processes=processes, **plan) for key, plan in plans.items()}
+    made = {}
+    for key, plan in plans.items():
+        with small_chunks(plan):
+            made[key] = make(processes=processes, **plan)
+    return made
+
+
+def small_chunks(plan: Mapping[str, Any]) -> Any:
+    """Return what lets the scores of a plan be computed in pieces of few tokens, where its kind says so."""
+    elements = 4 * 64 if "chunks" in plan.get("kind", "") else scorer.CHUNK_ELEMENTS
+    return patch.object(scorer, "CHUNK_ELEMENTS", elements)
 
 
 def one_process(**plan: Any) -> Made:
     """Carry out a plan on one process."""
-    return make(processes=alone(), **plan)
+    with small_chunks(plan):
+        return make(processes=alone(), **plan)
 
 
 def few_rows() -> list[Group]:
@@ -203,6 +225,32 @@ def spoil(trained: Any) -> None:
         return (values * torch.nan, *more) if more else values * torch.nan
 
     hook = trained.module.register_forward_hook(nan)
+
+
+class Stopper(Silence):
+    """Sends SIGTERM to process 0 after a training step, which is no more than one of several."""
+
+    def __init__(self) -> None:
+        self.training = False
+
+    def stage(self, name: str, total: int) -> None:
+        self.training = name == "training"
+
+    def advance(self, metrics: dict[str, float]) -> None:
+        if self.training:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def ahead_and_stopped(values: dict[str, Any], folder: str) -> tuple[list[dict[str, Any]], StoppedError]:
+    """Sample ahead in a run, and end another by SIGTERM; return the metrics of the first, the end of the other."""
+    processes = join(timeout=60)
+    ahead = build(TrainConfig, values | {"rollout": values["rollout"] | {"max_lag": 1}})
+    metrics = train(ahead, folder + "/ahead", processes=processes).metrics
+    try:
+        train(build(TrainConfig, values), folder + "/stopped", listener=Stopper(), processes=processes)
+    except StoppedError as error:
+        return metrics, error
+    raise AssertionError("the run went on")
 
 
 class Killer(Silence):
