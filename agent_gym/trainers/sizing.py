@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent_gym.errors import ConfigError
+from agent_gym.trainers.fused import BLOCK_ELEMENTS
 from agent_gym.trainers.optimizers import STEP_ELEMENTS
 from agent_gym.trainers.shapes import Shape
 
@@ -131,20 +132,25 @@ def activations(shape: Shape, tokens: int, *, element: int, checkpointing: bool)
     return tokens * (kept + final)
 
 
-def logits(shape: Shape, *, element: int, trained: bool) -> int:
+def logits(shape: Shape, tokens: int, *, element: int, trained: bool) -> int:
     """Return the bytes that the output layer takes, which never holds the logits of a whole micro-batch.
 
-    A part's logits, their logarithms and probabilities in float32, and their gradient; where the layer is trained, its
-    gradient in float32 and what one part adds to it (see `agent_gym.trainers.fused`).
+    A part's logits, their logarithms and probabilities in float32, and their gradient; the gradient of all hidden
+    states; where the layer is trained, what one micro-batch adds to its gradient, and sums in float32 of some of it
+    (see `agent_gym.trainers.fused`).
 
     Args:
         shape: Of the model.
+        tokens: Of the micro-batch.
         element: Bytes of one weight.
         trained: Whether the layer itself is; with LoRA it is not.
     """
     rows = max(1, LOGITS_AT_ONCE // shape.vocabulary)
     part = rows * shape.vocabulary * (8 + 2 * element)
-    return part + (shape.embedding_parameters * (4 + element) if trained else 0)
+    if not trained:
+        return part + 2 * element * tokens * shape.hidden
+    sums = BLOCK_ELEMENTS * (4 + element) + 4 * tokens * shape.hidden if element < 4 else 0
+    return part + sums + element * (shape.embedding_parameters + tokens * shape.hidden)
 
 
 def step_bytes(shape: Shape, *, element: int, adapters: int | None = None) -> int:
@@ -227,7 +233,7 @@ def training_parts(setup: Setup) -> dict[str, int]:
     parts["activations"] = activations(
         shape, setup.micro_batch_tokens, element=element, checkpointing=setup.checkpointing
     )
-    parts["logits"] = logits(shape, element=element, trained=setup.lora_rank is None)
+    parts["logits"] = logits(shape, setup.micro_batch_tokens, element=element, trained=setup.lora_rank is None)
     if not setup.offloaded:
         # By then activations and logits are gone.
         adapters = None if setup.lora_rank is None else adapter_parameters(shape, setup.lora_rank, setup.lora_targets)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from allocated import Peak
 from helpers import small_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from agent_gym.engines.adapters import add_adapters
 from agent_gym.sections import LoraSection
+from agent_gym.trainers import fused
 from agent_gym.trainers import scorer as scorer_module
 from agent_gym.trainers.fused import can_fuse, token_scores
 from agent_gym.trainers.scorer import TokenScorer
@@ -98,7 +100,11 @@ def test_in_float32_the_error_is_that_of_float32(frozen: bool) -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_in_bfloat16_the_softmax_is_float32_and_gradients_keep_their_type(frozen: bool) -> None:
+def test_in_bfloat16_the_softmax_is_float32_and_gradients_keep_their_type(
+    frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The gradient of the weight is made in five blocks of the vocabulary.
+    monkeypatch.setattr(fused, "BLOCK_ELEMENTS", 16 * 120)
     hidden, weight, _, targets = inputs(5, tokens=40, width=16, vocabulary=500, dtype=torch.bfloat16)
     exact = tuple(tensor.detach().float().requires_grad_() for tensor in (hidden, weight))
     if frozen:
@@ -134,6 +140,25 @@ def test_in_bfloat16_nearly_certain_tokens_keep_their_gradient(frozen: bool, ent
     (expected,) = torch.autograd.grad((right[0] + share * right[1]).sum(), exact)
     errors = (found.double() - expected).norm(dim=1) / expected.norm(dim=1)
     assert errors[certain].median() < 0.04 and errors[certain].max() < 0.15
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_more_tokens_take_no_more_memory_than_their_hidden_states(
+    frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the gradient of a weight of 16 bits takes little besides itself."""
+    monkeypatch.setattr(fused, "BLOCK_ELEMENTS", 64 * 100)
+    width, vocabulary, rows, most = 64, 4000, 4, []
+    for tokens in (100, 500):
+        hidden, weight, _, targets = inputs(tokens=tokens, width=width, vocabulary=vocabulary, dtype=torch.bfloat16)
+        weight.requires_grad_(not frozen)
+        with Peak() as peak:
+            token_scores(hidden, weight, None, targets, rows=rows)[0].sum().backward()
+        most.append(peak.most)
+    # Sums of gradients in float32 and gradients of hidden states; what is kept of each token, in rows and together.
+    assert most[1] - most[0] <= 400 * (width * (4 + 2) + 130)
+    logits, gradient = rows * vocabulary * (2 + 4 + 4 + 2 + 2), 0 if frozen else 2 * weight.numel()
+    assert most[0] <= gradient + logits + 6 * fused.BLOCK_ELEMENTS + 100 * (width * (4 + 2) + 130)
 
 
 def test_under_autocast_products_are_in_its_type_and_gradients_in_that_of_the_weights() -> None:
@@ -175,8 +200,8 @@ def test_a_large_vocabulary_is_scored_without_logits(lora: bool, monkeypatch: py
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         found.append((logprobs, entropies, *torch.autograd.grad((logprobs + entropies).sum(), trained)))
         assert calls == ([1] if elements > 1000 else [])
-    for direct, fused in zip(*found, strict=True):
-        torch.testing.assert_close(fused, direct, atol=1e-5, rtol=1e-4)
+    for direct, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, direct, atol=1e-5, rtol=1e-4)
 
 
 def test_only_plain_linear_layers_are_fused() -> None:

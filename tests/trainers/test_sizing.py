@@ -1,14 +1,12 @@
 """What is counted is what torch allocates: states, activations, adapters and caches of small models on the CPU."""
 
-import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from allocated import Peak
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from agent_gym.engines.adapters import add_adapters
@@ -65,26 +63,6 @@ def test_states_are_what_a_step_of_adamw_leaves(shape: Shape) -> None:
     assert states.optimizer == bytes_of(moments)
 
 
-class Peak(TorchDispatchMode):
-    """Adds up what is allocated within, each storage as long as it lives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, int] = {}
-        self.most = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {each.untyped_storage().data_ptr() for each in tree_leaves(args) if isinstance(each, Tensor)}
-        made = func(*args, **(kwargs or {}))
-        for each in tree_leaves(made):
-            storage = each.untyped_storage() if isinstance(each, Tensor) else None
-            if storage is not None and storage.data_ptr() not in given and id(storage) not in self.alive:
-                self.alive[id(storage)] = storage.nbytes()
-                weakref.finalize(storage, self.alive.pop, id(storage))
-        self.most = max(self.most, sum(self.alive.values()))
-        return made
-
-
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "lora"])
 def test_a_step_takes_what_is_counted_and_in_16_bits_no_more_than_a_bucket(
     kind: str, monkeypatch: pytest.MonkeyPatch
@@ -111,7 +89,7 @@ def test_a_step_takes_what_is_counted_and_in_16_bits_no_more_than_a_bucket(
 
 
 def test_a_step_counts_where_it_takes_more_than_activations_and_logits() -> None:
-    setup = Setup(KNOWN["Qwen/Qwen2.5-7B"], micro_batch_tokens=1024)
+    setup = Setup(KNOWN["Qwen/Qwen2.5-7B"])
     halved, full = training_parts(setup), training_parts(replace(setup, dtype="float32"))
     assert "optimizer's step" not in halved
     gone = full["activations"] + full["logits"]
