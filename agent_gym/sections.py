@@ -14,6 +14,12 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    @property
+    def changed(self) -> set[str]:
+        """Names of the keys whose values are not the defaults."""
+        fields = type(self).model_fields
+        return {name for name in fields if getattr(self, name) != fields[name].get_default(call_default_factory=True)}
+
 
 class EnvSection(Section):
     """Which environment, and how it is made."""
@@ -140,6 +146,19 @@ class RolloutSection(Section):
     ray_timeout: float = Field(120.0, gt=0)
     """Seconds that a call may take before the actor is ended and its episodes are played again elsewhere."""
 
+    @model_validator(mode="after")
+    def _ray_where_there_are_workers_of_ray(self) -> Self:
+        of_ray = sorted(name for name in self.changed if name.startswith("ray_"))
+        if of_ray and self.workers != "ray":
+            raise ValueError(f"{of_ray[0]} needs workers: ray")
+        return self
+
+
+SERVER_KEYS = ("urls", "sync", "sync_folder", "trust_network", "api_key_env", "timeout", "sync_timeout", "tries")
+"""Keys of `EngineSection` that servers alone heed."""
+IN_PROCESS_KEYS = ("memory_share", "tensor_parallel", "sleep", "cache_gib", "eager", "vllm")
+"""Those that vLLM in the trainer's process alone heeds."""
+
 
 class EngineSection(Section):
     """What the episodes of training are sampled with."""
@@ -171,13 +190,15 @@ class EngineSection(Section):
     """Largest difference between log-probabilities of engine and trainer after new weights; by default 0.005 in
     float32 and 0.1 in 16 bits."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the engine's weights where they are not the trainer's; "auto" is the trainer's."""
+    """Of the engine's weights where it has its own; "auto" is the trainer's. Servers have what they were started with:
+    say it here where it is not the trainer's, so that the comparison of log-probabilities allows for it."""
     memory_share: float = Field(0.4, gt=0, le=1)
     """Share of the GPU's memory for vLLM in the trainer's process, weights and caches together."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that share each layer of vLLM in the trainer's process."""
     sleep: bool = True
-    """Give vLLM's memory in the trainer's process back to the trainer during updates."""
+    """Give vLLM's memory in the trainer's process back to the trainer during updates; not where sampling runs ahead
+    (`rollout.max_lag`), since it goes on meanwhile."""
     cache_gib: float | None = Field(None, gt=0)
     """Memory for keys and values of vLLM in the trainer's process, in GiB; by default what `memory_share` leaves, on a
     CPU 1."""
@@ -187,11 +208,19 @@ class EngineSection(Section):
     """Further arguments of vLLM's engine in the trainer's process, such as max_model_len and block_size."""
 
     @model_validator(mode="after")
-    def _kind_and_urls(self) -> Self:
-        if self.urls and self.kind != "server":
-            raise ValueError("addresses need kind: server")
+    def _only_keys_of_the_kind(self) -> Self:
         if self.kind == "server" and not self.urls:
             raise ValueError("servers need addresses: urls")
+        other = {
+            "server": dict.fromkeys(IN_PROCESS_KEYS, "vllm"),
+            "vllm": dict.fromkeys(SERVER_KEYS, "server"),
+            "transformers": dict.fromkeys(IN_PROCESS_KEYS, "vllm")
+            | dict.fromkeys(SERVER_KEYS, "server")
+            | {"top_logprobs": "vllm or server"},
+        }
+        for name, kind in other[self.kind].items():
+            if name in self.changed:
+                raise ValueError(f"{name} is heeded with kind: {kind} alone, and this is {self.kind}: leave it out")
         return self
 
 

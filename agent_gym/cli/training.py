@@ -17,6 +17,7 @@ from agent_gym.errors import ConfigError, MissingExtraError
 from agent_gym.evaluation.statistics import wilson
 from agent_gym.registry import find_spec
 from agent_gym.rollout.score import Score
+from agent_gym.sections import IN_PROCESS_KEYS, SERVER_KEYS, EngineSection
 
 _LABELS = {"before": "success before", "after": "success after"}
 _QUIET = 10.0
@@ -72,10 +73,18 @@ def run_training(
 
 
 def engine_keys(engine: str | None) -> dict[str, Any]:
-    """Return what --engine sets: a kind, or the addresses of servers."""
-    if engine is None or not engine.startswith(("http://", "https://")):
-        return {"engine.kind": engine}
-    return {"engine.kind": "server", "engine.urls": engine.split(",")}
+    """Return what --engine sets: a kind, or the addresses of servers; what a recipe says for another kind goes."""
+    if engine is None:
+        return {}
+    served = engine.startswith(("http://", "https://"))
+    others = [*(() if served else SERVER_KEYS), *(() if engine == "vllm" else IN_PROCESS_KEYS)]
+    if engine == "transformers":
+        others.append("top_logprobs")
+    default = EngineSection()
+    keys = {f"engine.{name}": getattr(default, name) for name in others}
+    if served:
+        return {**keys, "engine.kind": "server", "engine.urls": engine.split(",")}
+    return {**keys, "engine.kind": engine}
 
 
 def with_recipe(overrides: dict[str, Any], name: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,6 +4,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from agent_gym.engines.base import Engine
+from agent_gym.errors import ConfigError
 from agent_gym.sections import EngineSection
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def make_engine(
     Raises:
         EngineError: The engine cannot be reached or made.
         MissingExtraError: It needs a package that is not installed.
+        ConfigError: A key has no effect on it.
     """
     if section.kind == "vllm":
         from agent_gym.engines.vllm import VllmEngine
@@ -60,6 +62,11 @@ def make_engine(
         return connect(section, model=model, max_batch=max_batch, pushes=pushes)
     from agent_gym.engines.transformers import TransformersEngine
 
+    if shared and (unheeded := section.changed & {"dtype", "tolerance"}):
+        raise ConfigError(
+            f"engine.{min(unheeded)} is for an engine with weights of its own, and this one works on the trainer's "
+            "model: leave it out (model.dtype is the model's)."
+        )
     own = model if shared else _twin(model, section.dtype).to(device)
     return TransformersEngine(own, tokenizer, max_batch=max_batch)
 

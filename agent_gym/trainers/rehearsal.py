@@ -212,6 +212,7 @@ def _scaled_down(config: TrainConfig) -> TrainConfig:
     )
     values["algorithm"]["options"] = options
     values["engine"] = EngineSection().model_dump()
+    values["rollout"] = {name: value for name, value in values["rollout"].items() if not name.startswith("ray_")}
     return TrainConfig.model_validate(values)
 
 

@@ -56,8 +56,10 @@ def test_tasks_that_are_not_here_are_stood_in_for_and_it_is_told(monkeypatch: An
 
 def test_what_is_not_installed_is_told(monkeypatch: Any) -> None:
     monkeypatch.setattr("agent_gym.trainers.rehearsal.find_spec", lambda name: None)
-    found = rehearse(config_of(engine={"kind": "vllm"}, model=QUICK["model"] | {"attention": "flash_attention_2"}))
-    assert [lack.split()[0] for lack in found.missing] == ["vllm", "flash-attn"]
+    model = QUICK["model"] | {"attention": "flash_attention_2"}
+    rollout = QUICK["rollout"] | {"workers": "ray", "ray_actors": 2}
+    found = rehearse(config_of(engine={"kind": "vllm", "eager": True}, model=model, rollout=rollout))
+    assert [lack.split()[0].strip(":") for lack in found.missing] == ["vllm", "ray", "flash-attn"]
     assert "agent-gym[vllm]" in found.missing[0]
 
 
