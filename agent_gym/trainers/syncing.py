@@ -1,7 +1,9 @@
 """New weights for the engine that samples, and the check that they have arrived.
 
 An engine that takes weights from outside may say yes and keep its old ones (vLLM on processors did), and training on
-what it samples then goes wrong slowly. So after each handing over a few tokens are scored on both sides.
+what it samples then goes wrong slowly. So engines compare sums over all weights (`engines.fingerprint`), which see the
+smallest update, and after each handing over a few tokens are scored on both sides here, which see weights that are
+whole and in the wrong place.
 """
 
 import math
