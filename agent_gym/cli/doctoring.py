@@ -42,6 +42,9 @@ _EXTRAS = {
     "mlflow": ("mlflow",),
     "trackio": ("trackio",),
     "vllm": ("vllm",),
+    "lora": ("peft",),
+    "ray": ("ray",),
+    "deepspeed": ("deepspeed",),
 }
 """The modules by which an extra is known to be installed."""
 _ISOLATING = ("sandbox bubblewrap", "sandbox docker")

@@ -118,7 +118,15 @@ class Learner:
         replay = self.algorithm.replay
         replayed = replay.sample(progress) if replay is not None else None
         ratios = torch.zeros_like(batch.mask) if self.record_signals else None
-        metrics = self.updater.step(batch, self.algorithm, progress, seed=self.seed, replay=replayed, log_ratios=ratios)
+        metrics = self.updater.step(
+            batch,
+            self.algorithm,
+            progress,
+            seed=self.seed,
+            replay=replayed,
+            log_ratios=ratios,
+            measured=self.proximal,
+        )
         if ratios is not None:
             rows = [trajectory for group in groups for trajectory in group.valid]
             self.signals = StepSignals(self.algorithm, batch, estimated, ratios).by_episode(rows)

@@ -114,6 +114,7 @@ class Updater:
         seed: int,
         replay: Batch | None = None,
         log_ratios: Tensor | None = None,
+        measured: bool = False,
     ) -> dict[str, float]:
         """Train on a batch whose advantages are filled.
 
@@ -127,6 +128,7 @@ class Updater:
             replay: Rows of earlier steps, trained on as `algorithm.replay.mode` says.
             log_ratios: (B, T) is written, where given: each token's log-probability when it was trained on, minus
                 the batch's old one; rows that are left out stay as they are.
+            measured: The caller knows how far the policy is from what sampled.
 
         Returns:
             Means over the step's updates: loss, entropy, grad_norm, kl, clip fractions, and so on; and how far the
@@ -153,7 +155,7 @@ class Updater:
             computed = rows[streams[0].useful]
             if replay is not None and mixed and number < len(replayed):
                 streams.append(self._stream(replay, replayed[number], algorithm.replay_losses, algorithm, "replay_"))
-            if number == 0 and not len(computed):
+            if number == 0 and not len(computed) and not measured:
                 mismatch = self._sampled_mismatch(batch)
             self._note(metrics, self._update(streams, progress))
             if number == 0 and len(computed):

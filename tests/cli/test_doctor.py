@@ -137,5 +137,4 @@ def test_what_is_missing_is_told_with_what_installs_it(monkeypatch: pytest.Monke
 def test_every_extra_that_the_package_uses_is_looked_at() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     groups = {"environments", "tools", "dev", "docs"}
-    for_later = {"ray"}
-    assert set(doctoring._EXTRAS) == set(project["optional-dependencies"]) - groups - for_later
+    assert set(doctoring._EXTRAS) == set(project["optional-dependencies"]) - groups

@@ -38,6 +38,8 @@ def test_official_estimates(case: dict[str, Any]) -> None:
 class Fixed(nn.Module):
     """A model whose logits (B, T, V) are given."""
 
+    config = SimpleNamespace()
+
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
         self.logits = logits
