@@ -205,7 +205,7 @@ def _picture(records: list[dict[str, Any]], folder: Path, config: TrainConfig) -
     try:
         return learning_curve(records, folder / "learning_curve.png", title=title)
     except MissingExtraError as error:
-        Console(stderr=True).print(f"no picture: {error}", soft_wrap=True)
+        Console(stderr=True).print(f"no picture: {escape(str(error))}", soft_wrap=True)
         return None
 
 
