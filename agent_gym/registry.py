@@ -187,6 +187,29 @@ def find_spec(id: str) -> EnvSpec:
     raise UnknownIdError.of("environment", id, _SPECS)
 
 
+def importable(id: str, *, who: str, otherwise: str) -> tuple[str, dict[str, Any]]:
+    """Return where another process finds an environment's class ("module:Class"), and the arguments of its id.
+
+    Args:
+        id: See `make`.
+        who: Who wants to make it there, for the message.
+        otherwise: What else helps, likewise.
+
+    Raises:
+        ConfigError: Only this process has the class.
+    """
+    spec = find_spec(id)
+    entry_point = spec.entry_point
+    if not isinstance(entry_point, str):
+        entry_point = f"{entry_point.__module__}:{entry_point.__qualname__}"
+    if "<" in entry_point or entry_point.startswith("__main__:"):
+        raise ConfigError(
+            f"{entry_point} exists in this process only, so no {who} can make it: put the class into a module of its "
+            f"own, or choose {otherwise}."
+        )
+    return entry_point, dict(spec.kwargs)
+
+
 def register_in_gymnasium() -> None:
     """Register every environment with gymnasium; done by `make`, and by importing agent_gym after gymnasium."""
     for spec in specs():

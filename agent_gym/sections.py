@@ -207,6 +207,14 @@ class EngineSection(Section):
     vllm: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of vLLM's engine in the trainer's process, such as max_model_len and block_size."""
 
+    def allowed_difference(self, *, exact: bool) -> float:
+        """Return by how much log-probabilities of engine and trainer may differ.
+
+        Args:
+            exact: Whether the trainer computes in float32.
+        """
+        return self.tolerance or (5e-3 if exact and self.dtype in ("auto", "float32") else 0.1)
+
     @model_validator(mode="after")
     def _only_keys_of_the_kind(self) -> Self:
         if self.kind == "server" and not self.urls:

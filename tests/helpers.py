@@ -81,6 +81,31 @@ def small_qwen3(vocabulary: int = 64) -> Qwen3ForCausalLM:
     return seeded(Qwen3ForCausalLM, config, 0)
 
 
+def small_mistral() -> Any:
+    """A model whose tokens see 5 tokens back."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        initializer_range=0.2,
+        sliding_window=5,
+    )
+    return seeded(MistralForCausalLM, config, 0)
+
+
+def small_mamba() -> Any:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=64, hidden_size=32, state_size=4, num_hidden_layers=2, initializer_range=0.2)
+    return seeded(MambaForCausalLM, config, 0)
+
+
 def small_gpt2(vocabulary: int = 64, *, dropout: float = 0.1) -> GPT2LMHeadModel:
     config = GPT2Config(
         vocab_size=vocabulary,

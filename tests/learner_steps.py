@@ -16,10 +16,11 @@ from helpers import small_llama
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import build
 from agent_gym.engines.adapters import add_adapters
+from agent_gym.engines.weights import whole
 from agent_gym.errors import EngineError, StoppedError, TrainingError, WorkerError
 from agent_gym.rollout.sharing import share_out
 from agent_gym.sections import LoraSection
-from agent_gym.trainers import scorer, sharding
+from agent_gym.trainers import scorer
 from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.listening import Silence
@@ -116,12 +117,12 @@ def make(
         if not gradients:
             for key, parameter in own.updater.scorer.named_parameters():
                 if parameter.grad is not None:
-                    gradients[key] = sharding.whole(parameter.grad).clone()
+                    gradients[key] = whole(parameter.grad).clone()
         return optimizer_step(*arguments)
 
     own.updater.optimizer.step = step
     metrics = [own.learn(made or groups(window=number % 2 == 1), Progress(number, 10)) for number in steps]
-    weights = {key: sharding.whole(value.detach()).clone() for key, value in own.updater.scorer.named_parameters()}
+    weights = {key: whole(value.detach()).clone() for key, value in own.updater.scorer.named_parameters()}
     return Made(metrics, gradients, weights, own.state_dict(), own.signals)
 
 
@@ -204,12 +205,12 @@ def not_finite() -> dict[str, tuple[str, bool, bool]]:
             trained = own.updater.trained if part == "policy" else own.critic.trained
             if processes.rank == 1:
                 spoil(trained)
-            before = {key: sharding.whole(value.detach()).clone() for key, value in trained.plain.named_parameters()}
+            before = {key: whole(value.detach()).clone() for key, value in trained.plain.named_parameters()}
             try:
                 with processes.together(TrainingError):
                     own.learn(groups(), Progress(0, 10))
             except TrainingError as error:
-                kept = all(torch.equal(sharding.whole(v), before[k]) for k, v in trained.plain.named_parameters())
+                kept = all(torch.equal(whole(v), before[k]) for k, v in trained.plain.named_parameters())
                 heard[f"{part} {shard}"] = (str(error), hasattr(error, "told_by"), kept)
     return heard
 

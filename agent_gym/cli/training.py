@@ -45,8 +45,9 @@ def run_training(
         return
     method = "+".join(map(_short, config.algorithm.name.split("+")))
     with Display(console, config) as display, ExitStack() as stack:
+        from agent_gym.trainers.preparing import with_split
         from agent_gym.trainers.presets import make_algorithm
-        from agent_gym.trainers.trainer import join_for, train, with_split
+        from agent_gym.trainers.trainer import join_for, train
 
         processes = join_for(config)
         stack.callback(processes.part)

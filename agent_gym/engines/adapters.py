@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from agent_gym.engines.weights import whole
 from agent_gym.errors import EngineError, MissingExtraError
 from agent_gym.sections import LoraSection
 
@@ -83,7 +84,7 @@ def adapter_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     Where the model is sharded, every process has to iterate along, to the end.
     """
     for name, parameter in adapter_parameters(model).items():
-        yield _file_name(name), _whole(parameter)
+        yield _file_name(name), whole(parameter.detach())
 
 
 def adapter_names(model: PreTrainedModel) -> frozenset[str]:
@@ -193,22 +194,17 @@ class StartingAdapter:
 
 
 @torch.no_grad()
-def _fill(parameter: Tensor, whole: Tensor) -> None:
+def _fill(parameter: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into a parameter of which this process may hold a part."""
     if isinstance(parameter, DTensor):
         from torch.distributed.tensor import distribute_tensor
 
-        whole = distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements).to_local()
-    _local(parameter).copy_(whole)
+        value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements).to_local()
+    _local(parameter).copy_(value)
 
 
 def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _file_name(name: str) -> str:

@@ -67,7 +67,7 @@ def make_engine(
             f"engine.{min(unheeded)} is for an engine with weights of its own, and this one works on the trainer's "
             "model: leave it out (model.dtype is the model's)."
         )
-    own = model if shared else _twin(model, section.dtype).to(device)
+    own = model if shared else _twin(model, section.dtype, device)
     return TransformersEngine(own, tokenizer, max_batch=max_batch)
 
 
@@ -76,17 +76,16 @@ def shares_model(section: EngineSection) -> bool:
     return section.kind == "transformers"
 
 
-def _twin(model: Any, dtype: str) -> "PreTrainedModel":
+def _twin(model: Any, dtype: str, device: Any) -> "PreTrainedModel":
     """Return a model of the same shape, whose weights are still random: those of `model` may be spread over ranks."""
     import torch
     from transformers import AutoModelForCausalLM
 
     chosen = next(model.parameters()).dtype if dtype == "auto" else getattr(torch, dtype)
-    device = next(model.parameters()).device
     # What is drawn here must not move the numbers that training draws.
     with torch.random.fork_rng(devices=[]):
         # Its own configuration: which attention runs is written there, and the two models run at the same time.
         twin = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=chosen)
     twin.generation_config = copy.deepcopy(model.generation_config)
     twin.requires_grad_(False)
-    return twin.to(device).eval()
+    return twin.to(device or next(model.parameters()).device).eval()

@@ -1,6 +1,5 @@
 """Starting a server of vLLM that a trainer can use: the flags and the environment variables that this takes."""
 
-import ipaddress
 import os
 import shlex
 import subprocess
@@ -9,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_gym.addresses import is_loopback
 from agent_gym.errors import EngineError, MissingExtraError
 
 WORKER = "agent_gym_worker.WorkerExtension"
@@ -66,7 +66,7 @@ def plan_launch(
     Raises:
         EngineError: `host` is not this machine's own, and the network is not trusted.
     """
-    if not (trust_network or _is_loopback(host)):
+    if not (trust_network or is_loopback(host)):
         raise EngineError(
             f"A server at {host} can be reached from other machines, and whoever can push weights to it can make it "
             "run code: give --trust-network where nobody else is in that network."
@@ -108,13 +108,6 @@ def check_python(python: str) -> None:
         raise MissingExtraError(
             f"{python} has no vLLM: run pip install 'agent-gym[vllm]' there, or name another one with --python."
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _shown(host: str) -> str:

@@ -4,13 +4,13 @@ Every error names the server. Knows nothing of tokens and weights.
 """
 
 import asyncio
-import ipaddress
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
+from agent_gym.addresses import is_loopback
 from agent_gym.engines.lanes import Lanes, certificates
 from agent_gym.engines.retrying import Patience
 from agent_gym.engines.server import BUSY, TOO_LONG, Answer, Server
@@ -200,13 +200,7 @@ class VllmServer(Server):
     @property
     def is_local(self) -> bool:
         """Whether the address is this machine's own, by its name or number."""
-        host = httpx.URL(self.url).host
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(httpx.URL(self.url).host)
 
     def _got(self, path: str, seconds: float) -> httpx.Response | None:
         try:

@@ -326,7 +326,6 @@ def connect(section: EngineSection, *, model: Any, max_batch: int, pushes: bool 
     servers = servers_of(section, connections=max_batch, pushes=pushes)
     for server in servers:
         server.describe()
-    half = next(model.parameters()).dtype != torch.float32 or section.dtype not in ("auto", "float32")
     folder = section.sync_folder or tempfile.gettempdir()
     if pushes:
         sweep(Path(folder))
@@ -337,7 +336,7 @@ def connect(section: EngineSection, *, model: Any, max_batch: int, pushes: bool 
         pusher=choose_pusher(section, servers, model, folder),
         pushes=pushes,
         top_logprobs=section.top_logprobs,
-        tolerance=section.tolerance or (0.1 if half else 5e-3),
+        tolerance=section.allowed_difference(exact=next(model.parameters()).dtype == torch.float32),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from agent_gym.errors import EngineError
 
@@ -36,6 +37,11 @@ def copy_weights(model: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Non
         raise EngineError(
             f"The new weights do not fit the engine's model: {len(missing)} are missing, {missing[0]!r} among them."
         )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor of which each process may hold a part; then every process has to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def weight_names(model: nn.Module) -> frozenset[str]:

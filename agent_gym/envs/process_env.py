@@ -12,7 +12,7 @@ from typing import Any, Self
 from agent_gym.env import LazyTasks, State, Task, TextEnv
 from agent_gym.envs.host import Host
 from agent_gym.errors import ConfigError, EpisodeEnded
-from agent_gym.registry import find_spec, make
+from agent_gym.registry import importable, make
 
 
 class ProcessEnv(TextEnv):
@@ -30,7 +30,8 @@ class ProcessEnv(TextEnv):
     blocking: bool = True
 
     def __init__(self, id: str, *, call_timeout: float = 60.0, **kwargs: Any) -> None:
-        self._entry_point, self._kwargs = _importable(id, kwargs)
+        self._entry_point, own = importable(id, who="worker", otherwise="worker='inline'")
+        self._kwargs = {**own, **kwargs}
         self._timeout = call_timeout
         self._host: Host | None = None
         self._episode_host: Host | None = None
@@ -118,24 +119,6 @@ class ProcessEnv(TextEnv):
         twin._host = playing.fork() if playing is not None else None
         twin._episode_host = twin._host if self._episode_host is not None else None
         return twin
-
-
-def _importable(id: str, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return where another process finds the environment's class, and all arguments.
-
-    Raises:
-        ConfigError: Only this process has the class.
-    """
-    spec = find_spec(id)
-    entry_point = spec.entry_point
-    if not isinstance(entry_point, str):
-        entry_point = f"{entry_point.__module__}:{entry_point.__qualname__}"
-    if "<" in entry_point or entry_point.startswith("__main__:"):
-        raise ConfigError(
-            f"{entry_point} exists in this process only, so no worker can make it: put the class into a module of its "
-            "own, or choose worker='inline'."
-        )
-    return entry_point, {**spec.kwargs, **kwargs}
 
 
 def _received(answer: tuple[str, State, list[str] | None]) -> tuple[str, State]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_gym.errors import ConfigError
-from agent_gym.registry import find_spec, resolve
+from agent_gym.registry import find_spec, importable, resolve
 
 _FILE = re.compile(r"(.+\.py):\w+")
 _LIMIT = 10_000_000
@@ -65,17 +65,9 @@ def shipment_of(id: str, options: Any) -> tuple[str, Any, Shipment]:
     Raises:
         ConfigError: Only this process has the environment, or its code is too large to be sent.
     """
-    spec = find_spec(id)
-    resolve(spec.entry_point)
-    entry = spec.entry_point
-    if not isinstance(entry, str):
-        entry = f"{entry.__module__}:{entry.__qualname__}"
-    if "<" in entry or entry.startswith("__main__:"):
-        raise ConfigError(
-            f"{entry} exists in this process only, so no other machine can make it: put the class into a module of its "
-            "own, or choose --workers local."
-        )
-    entry, options = _absolute((entry, {**spec.kwargs, **options}))
+    resolve(find_spec(id).entry_point)
+    entry, arguments = importable(id, who="other machine", otherwise="--workers local")
+    entry, options = _absolute((entry, {**arguments, **options}))
     files: dict[str, str] = {}
     for named in _strings((entry, options)):
         match = _FILE.fullmatch(named)

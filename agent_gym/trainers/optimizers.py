@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from agent_gym.engines.weights import whole
 from agent_gym.errors import UnknownIdError
-from agent_gym.trainers.sharding import spread_like, spread_on_loading, whole
+from agent_gym.trainers.sharding import spread_like, spread_on_loading
 
 Name = Literal["adamw", "muon"]
 

@@ -73,9 +73,14 @@ def make_policy(config: TrainConfig, checkpoint: Path | None = None) -> tuple[Pr
             f"{path} holds an adapter: train it on with model.lora, or merge it into its model first (agent-gym merge)."
         )
     if section.gradient_checkpointing:
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        recompute_activations(model)
     return model, tokenizer
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Let a model compute activations again in the backward pass, and keep few of them until then."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _make_tiny(config: TrainConfig) -> tuple[PreTrainedModel, Any]:

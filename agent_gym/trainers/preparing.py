@@ -118,6 +118,8 @@ def check_equal(policy: Policy, processes: Processes) -> None:
     Raises:
         TrainingError: They do not.
     """
+    if processes.count == 1:
+        return
     words = json.dumps(sorted(policy.tokenizer.get_vocab().items())).encode()
     weights = [float(parameter.detach().double().sum()) for parameter in policy.model.parameters()]
     prints = processes.all((hashlib.sha256(words).hexdigest(), weights))

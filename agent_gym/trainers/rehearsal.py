@@ -28,7 +28,7 @@ from agent_gym.sections import EngineSection
 from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.planning import base_setup
-from agent_gym.trainers.policy import Policy, corpus
+from agent_gym.trainers.policy import Policy, corpus, recompute_activations
 from agent_gym.trainers.preparing import check, check_spread, with_split
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.reference import frozen_copy
@@ -265,8 +265,7 @@ def _tiny_policy(config: TrainConfig) -> Policy:
     if section.lora is not None:
         add_adapters(model, section.lora, base=None, seed=config.seed)
     if section.gradient_checkpointing:
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        recompute_activations(model)
     return Policy(model, tokenizer, TemplateChat(tokenizer, system_prompt=config.rollout.system_prompt))
 
 

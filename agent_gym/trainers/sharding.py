@@ -64,11 +64,6 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor of which each process may hold a part."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def full(value: Any) -> Any:
     """Return a state with every sharded tensor whole, on the CPU; all processes must ask, in the same order."""
     if isinstance(value, DTensor):

@@ -103,8 +103,7 @@ def tolerance(section: EngineSection, dtype: torch.dtype, *, mixed: bool = False
         dtype: Of the trainer's weights.
         mixed: Whether the trainer computes in 16 bits with them.
     """
-    exact = dtype == torch.float32 and not mixed and section.dtype in ("auto", "float32")
-    return section.tolerance or (5e-3 if exact else 0.1)
+    return section.allowed_difference(exact=dtype == torch.float32 and not mixed)
 
 
 async def check_arrival(engine: Engine, ids: Sequence[int], expected: Sequence[float], *, tolerance: float) -> None:

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from agent_gym.engines.weights import whole
 from agent_gym.errors import ConfigError, TrainingError
 from agent_gym.trainers import deepspeed, sharding
 from agent_gym.trainers.processes import Processes
@@ -120,8 +121,7 @@ class Trained:
             norm: Tensor = self.processes.accelerator.clip_grad_norm_(self.module.parameters(), max_norm)
             return norm
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), max_norm)
-        whole: Tensor = sharding.whole(norm)
-        return whole
+        return whole(norm)
 
     def settle(self) -> None:
         """Give back what a forward pass without gradients has gathered of a sharded module."""

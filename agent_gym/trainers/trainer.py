@@ -44,8 +44,6 @@ from agent_gym.trainers.update import UpdateSettings
 from agent_gym.trainers.warmstart import warm_start
 from agent_gym.trajectory import Trajectory
 
-__all__ = ["RunResult", "Silence", "Trainer", "train", "with_split"]
-
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -213,8 +211,8 @@ class Trainer:
             return
         self.learner = learner = self._make_learner()
         self.listener.stage("training", config.steps - self.step)
+        self._measure_if_due()
         while self.step < config.steps:
-            self._measure_if_due()
             record = self._one_step(learner)
             numbers = {key: value for key, value in record.items() if isinstance(value, float)}
             self.listener.advance(numbers | {"tokens_per_second": record["seconds"]["tokens_per_second"]})

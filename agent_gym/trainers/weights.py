@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from agent_gym.engines.weights import whole
 from agent_gym.errors import TrainingError
 from agent_gym.trainers import deepspeed
 
@@ -44,11 +44,11 @@ def named_weights(model: PreTrainedModel, *, merged: bool = True) -> Iterator[tu
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))
-            whole = _whole(tensor)
+            value = _whole(tensor)
             layer = _adapted(model, prefix) if prefix.endswith(_BASE) and name == "weight" and merged else None
             if layer is not None:
-                whole = _merge(whole, layer)
-            yield f"{prefix}.{name}".replace(_BASE, "").lstrip("."), whole
+                value = _merge(value, layer)
+            yield f"{prefix}.{name}".replace(_BASE, "").lstrip("."), value
 
 
 def merge_adapters(model: PreTrainedModel) -> None:
@@ -106,5 +106,4 @@ def _whole(tensor: Tensor) -> Tensor:
     """Return all of a tensor of which each process may hold a part; detached."""
     if deepspeed.is_part(tensor):
         return deepspeed.whole(tensor)
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole(tensor.detach())

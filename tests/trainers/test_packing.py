@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import seeded, small_gpt2, small_llama, small_qwen3, trajectory
+from helpers import small_gpt2, small_llama, small_mamba, small_mistral, small_qwen3, trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,31 +19,6 @@ from agent_gym.trainers.micro_batches import end_to_end
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trainers.update import Updater, UpdateSettings
-
-
-def small_mistral() -> Any:
-    """A model whose tokens see 5 tokens back."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        initializer_range=0.2,
-        sliding_window=5,
-    )
-    return seeded(MistralForCausalLM, config, 0)
-
-
-def small_mamba() -> Any:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    config = MambaConfig(vocab_size=64, hidden_size=32, state_size=4, num_hidden_layers=2, initializer_range=0.2)
-    return seeded(MambaForCausalLM, config, 0)
 
 
 def rows(seed: int, count: int = 5, width: int = 14) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TEXTS, CountEnv, run, seeded, small_gpt2, small_llama, small_qwen3
+from helpers import TEXTS, CountEnv, run, seeded, small_gpt2, small_llama, small_mamba, small_mistral, small_qwen3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -140,24 +140,6 @@ def test_tied_and_untied_output_layers_split() -> None:
 # -- shared prefixes ---------------------------------------------------------------------------------------------------
 
 
-def small_mistral() -> Any:
-    """A model whose tokens see 5 tokens back."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        initializer_range=0.2,
-        sliding_window=5,
-    )
-    return seeded(MistralForCausalLM, config, 0)
-
-
 def small_cohere() -> Any:
     """A model whose logits are not those of its output layer alone, but scaled."""
     from transformers import CohereConfig, CohereForCausalLM
@@ -173,13 +155,6 @@ def small_cohere() -> Any:
         initializer_range=0.2,
     )
     return seeded(CohereForCausalLM, config, 0)
-
-
-def small_mamba() -> Any:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    config = MambaConfig(vocab_size=64, hidden_size=32, state_size=4, num_hidden_layers=2, initializer_range=0.2)
-    return seeded(MambaForCausalLM, config, 0)
 
 
 def branched(generator: torch.Generator, rows: int = 6, width: int = 24) -> tuple[Tensor, Tensor, Tensor]:

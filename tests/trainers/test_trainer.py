@@ -35,7 +35,8 @@ KILLED = """
 import json, os, signal, sys
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import build
-from agent_gym.trainers.trainer import Silence, train
+from agent_gym.trainers.listening import Silence
+from agent_gym.trainers.trainer import train
 
 class Killer(Silence):
     steps = 0

@@ -1,7 +1,6 @@
 """Our tools as an MCP server, over standard streams or HTTP; each session has a toolbox of its own."""
 
 import hmac
-import ipaddress
 import os
 import socket
 import sys
@@ -20,6 +19,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 import agent_gym
+from agent_gym.addresses import is_loopback
 from agent_gym.errors import AgentGymError, ConfigError
 from agent_gym.tools.base import Tool
 from agent_gym.tools.calls import ToolCall, ToolResult
@@ -165,7 +165,7 @@ def serve_http(
     """
     import uvicorn
 
-    local = _is_local(host)
+    local = is_loopback(host)
     if token == "" or (token is None and not local):
         raise ConfigError(f"Tools at {host} can be used by others: give a --token, or serve at 127.0.0.1.")
     with _listening(host, port) as listener:
@@ -215,15 +215,6 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"Nothing can be served at {host}:{port} ({error}): choose another address.") from error
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextmanager
