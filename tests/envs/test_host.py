@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from waiting import until
 
 from agent_gym.envs.host import Host
 from agent_gym.errors import GameError, WorkerError
@@ -82,16 +82,6 @@ def counter() -> Iterator[Host]:
     host = Host(HERE, 10)
     yield host
     host.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Wait for something that happens in another process."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        os.sched_yield()
-    return True
 
 
 def test_methods_run_in_another_process_and_keep_their_object(counter: Host) -> None:
@@ -186,7 +176,7 @@ def test_nothing_is_left_when_all_are_closed_or_forgotten() -> None:
     gc.collect()
     assert until(lambda: {child.pid for child in me.children(recursive=True)} <= before)
     assert not any(psutil.pid_exists(pid) for pid in started)
-    assert me.num_fds() == descriptors and threading.active_count() == threads
+    assert until(lambda: me.num_fds() == descriptors and threading.active_count() == threads)
 
 
 def test_hosts_die_with_a_process_that_is_killed() -> None:

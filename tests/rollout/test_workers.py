@@ -2,13 +2,13 @@
 
 import asyncio
 import threading
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
 import pytest
 from helpers import CountEnv, run
+from waiting import until
 
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.scripted import ScriptedEngine
@@ -122,11 +122,8 @@ def test_close_leaves_no_process_no_thread_and_no_descriptor() -> None:
     collector = Collector(fragile, ScriptedEngine(["up", "die"]), ByteChat(), SETTINGS, concurrency=3)
     run(collector.play(JOBS))
     collector.close()
-    deadline = time.monotonic() + 20
-    while len(me.children(recursive=True)) > children and time.monotonic() < deadline:
-        pass
-    assert len(me.children(recursive=True)) == children
-    assert (me.num_fds(), threading.active_count()) == (descriptors, threads)
+    assert until(lambda: len(me.children(recursive=True)) == children)
+    assert until(lambda: (me.num_fds(), threading.active_count()) == (descriptors, threads))
 
 
 def test_close_takes_back_what_an_interrupted_episode_has_left() -> None:

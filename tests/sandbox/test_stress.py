@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sandboxes import LIMITS
+from waiting import until
 
 from agent_gym.errors import ConfigError
 from agent_gym.sandbox import Sandbox, make
@@ -53,7 +54,7 @@ def test_nothing_is_left_of_a_sandbox_that_was_closed(bubblewrap: Sandbox) -> No
         sandbox.run("1", files={"a/b": b"", "a": b""})
     assert _children()
     sandbox.close()
-    assert _everything() == before
+    assert until(lambda: _everything() == before)
 
 
 def test_nothing_lives_on_when_the_owner_is_killed_and_the_next_one_sweeps_its_groups() -> None:
