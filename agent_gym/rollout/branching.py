@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 from agent_gym.env import TextEnv
 from agent_gym.errors import ConfigError, WorkerError
-from agent_gym.rollout.collect import Collector, Job, OnEpisode, member_job
+from agent_gym.rollout.collect import HOPELESS, Collector, Job, OnEpisode, member_job
 from agent_gym.rollout.episode import Episode
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.rollout.sharing import share_out
@@ -96,6 +96,10 @@ async def grow_groups(
         seed: From it every seed is derived, those of roots as `Collector.groups` does.
         prefix: Begins the ids of groups and episodes.
         on_episode: Called as each episode ends.
+
+    Raises:
+        RefusedError: No request of the engine can succeed.
+        MissingExtraError: The environment needs something that is not installed.
     """
 
     async def grow(mine: list[int]) -> list[Group]:
@@ -292,6 +296,8 @@ class _Tree:
         self._active.remove(member)
         await self.collector.end(member.episode, keep=member.number not in self._retried)
         failure = member.episode.failure
+        if isinstance(failure, HOPELESS):
+            raise failure
         if isinstance(failure, WorkerError) and member.number not in self._retried:
             self._retried[member.number] = str(failure)
             self._bequeath(member.trajectory)

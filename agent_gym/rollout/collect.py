@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent_gym.engines.base import Engine
 from agent_gym.env import TextEnv
-from agent_gym.errors import RefusedError, WorkerError
+from agent_gym.errors import MissingExtraError, RefusedError, WorkerError
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import Episode, EpisodeSettings
 from agent_gym.rollout.seeds import derive_seed
@@ -17,6 +17,8 @@ from agent_gym.rollout.workers import EnvFactory, Workers
 from agent_gym.trajectory import Group, Trajectory
 
 OnEpisode = Callable[[Trajectory], None]
+HOPELESS = (RefusedError, MissingExtraError)
+"""What no other episode would be spared: it is raised, and is no episode's own failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Collector:
 
         Raises:
             RefusedError: No request of the engine can succeed.
+            MissingExtraError: The environment needs something that is not installed.
         """
         await self._play_all(enumerate(jobs), lambda _, trajectory: on_episode(trajectory))
 
@@ -221,7 +224,7 @@ class Collector:
             trajectory, failure = await self._attempt(job, alone=True)
             trajectory.metadata["retried"] = again
             carry_spending(first, trajectory)
-        if isinstance(failure, RefusedError):
+        if isinstance(failure, HOPELESS):
             raise failure
         return trajectory
 

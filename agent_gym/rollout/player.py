@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from agent_gym.env import Info, TextEnv
-from agent_gym.errors import AgentGymError, ConfigError
+from agent_gym.errors import AgentGymError, ConfigError, MissingExtraError
 from agent_gym.rollout.actions import Syntax
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.episode import EpisodeSettings, name_task, note, shown, with_history
@@ -128,6 +128,7 @@ def play(
 
     Raises:
         ConfigError: The policy cannot act in this environment.
+        MissingExtraError: The environment needs something that is not installed.
         PlayerLeftError: The policy is a person, who has left.
     """
     trajectory, began = Trajectory(task_id=task_id or "", seed=seed), time.perf_counter()
@@ -163,7 +164,7 @@ def play(
             except StopIteration:
                 break
         moves.close()
-    except (ConfigError, PlayerLeftError):
+    except (ConfigError, MissingExtraError, PlayerLeftError):
         raise
     except Exception as error:
         logger.warning("Episode of task %s failed: %s", trajectory.task_id, error, exc_info=True)

@@ -154,7 +154,9 @@ class Learner:
         rows = [trajectory for group in groups for trajectory in group.valid]
         if not rows:
             first = groups[0].trajectories[0].error if groups and groups[0].trajectories else "nothing was collected"
-            raise TrainingError(f"All episodes of step {progress.step + 1} failed; the first said: {first}.")
+            raise TrainingError(
+                f"All episodes of step {progress.step + 1} failed; the first said: {str(first).removesuffix('.')}."
+            )
         numbers = [number for number, group in enumerate(groups) for _ in group.valid]
         rewards = [reward for group in shaped for reward in group]
         failed = [trajectory for group in groups for trajectory in group.trajectories if trajectory.error is not None]

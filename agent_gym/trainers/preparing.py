@@ -1,6 +1,7 @@
 """What is found out before a run begins or goes on: whether it can, and where it stands."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 from contextlib import closing
@@ -9,12 +10,13 @@ from typing import Any
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import as_dict, build
+from agent_gym.env import TextEnv
 from agent_gym.errors import AgentGymError, ConfigError, TrainingError
-from agent_gym.registry import held_out_split, make
+from agent_gym.registry import find_spec, held_out_split, make, resolve
 from agent_gym.rollout.actions import syntax
 from agent_gym.store.run import RunFolder
 from agent_gym.store.tracking import check_trackers
-from agent_gym.trainers import sharding
+from agent_gym.trainers import deepspeed, sharding
 from agent_gym.trainers.policy import Policy
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.processes import Processes
@@ -23,6 +25,24 @@ logger = logging.getLogger(__name__)
 
 _FREE = ("tracking", "signals", "engine", "distributed")
 """Sections that a run may be taken up with anew: who is told, what is kept besides, which servers and processes."""
+
+
+def checked(config: TrainConfig, processes: Processes) -> TrainConfig:
+    """Return the configuration of a run with its measured split named, once nothing is found that speaks against it.
+
+    Args:
+        config: As it was given.
+        processes: Those that train together.
+
+    Raises:
+        AgentGymError: Something named in the message cannot be done.
+    """
+    with processes.together():
+        config = with_split(config)
+        check(config, tells=processes.is_main)
+        shard, by_deepspeed = processes.shards(asked=config.distributed.shard), deepspeed.is_used(processes.accelerator)
+        check_spread(config, shard=shard, by_deepspeed=by_deepspeed)
+    return config
 
 
 def check(config: TrainConfig, *, tells: bool = True) -> None:
@@ -50,15 +70,29 @@ def check(config: TrainConfig, *, tells: bool = True) -> None:
         if config.measure.tasks and not env.tasks(split):
             raise ConfigError(f"The environment {config.env.id!r} has no tasks in the split {split!r}.")
         algorithm.rollout.check(env)
+        if config.rollout.workers == "local":
+            _check_installed(config.env.id, env)
     check_trackers(config.tracking)
 
 
-def check_spread(config: TrainConfig, *, shard: bool) -> None:
+def _check_installed(env_id: str, env: TextEnv) -> None:
+    """Let an environment whose packages are missing say so itself: some notice when their first episode begins.
+
+    Raises:
+        MissingExtraError: They are.
+    """
+    needed = getattr(resolve(find_spec(env_id).entry_point), "requirements", ())
+    if any(importlib.util.find_spec(name.replace("-", "_")) is None for name in needed):
+        env.reset(seed=0)
+
+
+def check_spread(config: TrainConfig, *, shard: bool, by_deepspeed: bool = False) -> None:
     """Find out whether what is trained can be spread over processes.
 
     Args:
         config: Of the run.
         shard: Whether it is to be.
+        by_deepspeed: Whether DeepSpeed is to do it.
 
     Raises:
         ConfigError: It is, and it cannot be.
@@ -66,11 +100,10 @@ def check_spread(config: TrainConfig, *, shard: bool) -> None:
     if not shard:
         return
     algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
-    sharding.check(
-        adapters=config.model.lora is not None,
-        critic=algorithm.critic is not None,
-        reference=algorithm.needs_reference,
-    )
+    adapters, critic = config.model.lora is not None, algorithm.critic is not None
+    sharding.check(adapters=adapters, critic=critic, reference=algorithm.needs_reference)
+    if by_deepspeed:
+        deepspeed.check(optimizer=config.update.optimizer, adapters=adapters, critic=critic)
 
 
 def with_split(config: TrainConfig) -> TrainConfig:

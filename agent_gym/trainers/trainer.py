@@ -34,7 +34,7 @@ from agent_gym.trainers.keeping import Keeper
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.listening import Listener, Silence
 from agent_gym.trainers.policy import Policy, keep_base, load_policy
-from agent_gym.trainers.preparing import check, check_equal, check_spread, existing_run, with_split
+from agent_gym.trainers.preparing import check_equal, checked, existing_run
 from agent_gym.trainers.presets import make_algorithm
 from agent_gym.trainers.processes import Processes, join
 from agent_gym.trainers.sampling import Sampler
@@ -86,10 +86,7 @@ def train(
     path = Path(folder)
     processes = processes or join_for(config)
     with processes.watched(path), ExitStack() as holding:
-        with processes.together():
-            config = with_split(config)
-            check(config, tells=processes.is_main)
-            check_spread(config, shard=processes.shards(asked=config.distributed.shard))
+        config = checked(config, processes)
         found = processes.told(lambda: existing_run(config, path) is not None) if resume else False
         # The model comes before the folder: what cannot be loaded leaves nothing behind.
         with processes.together():

@@ -1,5 +1,6 @@
 """Groups of episodes: order, concurrency, seeds, failures."""
 
+import random
 from typing import Any
 
 import pytest
@@ -8,9 +9,14 @@ from helpers import CountEnv, WordEnv, run
 from agent_gym.engines.base import Sampling
 from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.engines.transformers import TransformersEngine
+from agent_gym.env import State, Task
+from agent_gym.errors import MissingExtraError
+from agent_gym.rollout.actions import syntax
+from agent_gym.rollout.branching import BranchPlan, grow_groups
 from agent_gym.rollout.chat import ByteChat, TemplateChat
 from agent_gym.rollout.collect import Collector, Job
 from agent_gym.rollout.episode import EpisodeSettings
+from agent_gym.rollout.player import act_at_random, play
 from agent_gym.trajectory import Trajectory
 
 SETTINGS = EpisodeSettings(Sampling(max_tokens=8))
@@ -101,6 +107,25 @@ def test_a_failing_environment_is_replaced_and_its_siblings_go_on() -> None:
     assert len(failed) == 1 and len(group.valid) == 5
     assert all(trajectory.success for trajectory in group.valid) and group.success_rate == 1.0
     assert [env.closed for env in made].count(True) == 1
+
+
+class Bare(WordEnv):
+    """Notices with its first episode that a package is missing."""
+
+    def _start(self, task: Task, rng: random.Random) -> tuple[str, State]:
+        raise MissingExtraError.of("bare", "Bare")
+
+
+@pytest.mark.parametrize("way", ["alone", "branching", "a policy"])
+def test_what_is_not_installed_is_no_failure_of_episodes_but_an_error(way: str) -> None:
+    with pytest.raises(MissingExtraError, match=r"^Bare needs an optional dependency: run pip install .*\.$"):
+        if way == "alone":
+            run(collector(Bare).play([Job(str(number), "g", None, number) for number in range(3)]))
+        elif way == "branching":
+            plan = BranchPlan(4, initial=2, measure=sum, probability=lambda *_: 0.5)
+            run(grow_groups(collector(Bare), [None] * 2, plan, seed=0))
+        else:
+            play(Bare(), act_at_random, ByteChat(), syntax("plain"), SETTINGS, seed=0)
 
 
 def test_concurrency_of_nothing_is_refused() -> None:

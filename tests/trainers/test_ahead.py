@@ -30,7 +30,6 @@ from agent_gym.trainers.algorithm import IndependentRollouts, Progress
 from agent_gym.trainers.grpo import grpo
 from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.listening import Silence
-from agent_gym.trainers.preparing import check
 from agent_gym.trainers.sampling import Sampler
 from agent_gym.trainers.trainer import train
 from agent_gym.trainers.update import UpdateSettings
@@ -218,7 +217,7 @@ class Side:
     def mine(self, count: int) -> list[int]:
         raise AssertionError
 
-    def gather(self, items: Any, total: int) -> list[Any]:
+    def gather(self, items: Any) -> list[Any]:
         raise AssertionError
 
     def agree(self, error: Exception | None) -> None:
@@ -453,16 +452,6 @@ def test_a_run_in_turns_says_at_every_step_that_nothing_lags_and_nothing_differs
         if record["phase"] == "train":
             assert (record["lag_mean"], record["lag_max"]) == (0, 0)
             assert record.get("mismatch_max", 0) < 1e-4 and "importance_mean" not in record
-
-
-def test_lag_that_nothing_corrects_for_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    rollout = {"tasks": 1, "max_lag": 1}
-    check(config(rollout=rollout, update={"importance": "token"}))
-    assert not caplog.messages
-    check(config(rollout=rollout), tells=False)
-    assert not caplog.messages, "one of many processes says it"
-    check(config(rollout=rollout))
-    assert "update.importance=token" in caplog.text
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
