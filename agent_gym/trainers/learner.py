@@ -17,6 +17,7 @@ from agent_gym.trainers import deepspeed, sharding
 from agent_gym.trainers.algorithm import Algorithm, Progress
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.critic import Critic
+from agent_gym.trainers.dropping import drawing_from
 from agent_gym.trainers.mismatch import importance_ratios, mismatch_metrics, weight_metrics
 from agent_gym.trainers.processes import Processes, alone
 from agent_gym.trainers.reference import Reference
@@ -32,7 +33,7 @@ class Learner:
         model: The policy; trained in place.
         algorithm: What to optimise.
         settings: How a batch becomes optimiser steps.
-        seed: Of the order of rows; the step's number is mixed in.
+        seed: Of the order of rows and of dropout; the step's number is mixed in.
         reference: The policy as it was before training; needed where the algorithm `needs_reference`.
         processes: Those that train together, each with the same groups; this one alone if not given.
         shard: Spread the model, and what is made of it, over the processes.
@@ -114,6 +115,13 @@ class Learner:
         Raises:
             TrainingError: No episode is valid, or something is not finite; the weights are as they were.
         """
+        processes = self.updater.processes
+        # Each process drops other units of other rows.
+        chance = derive_seed(self.seed, progress.step, "dropout", processes.rank)
+        with drawing_from(chance, processes.accelerator.device):
+            return self._learn(groups, progress)
+
+    def _learn(self, groups: Sequence[Group], progress: Progress) -> dict[str, float]:
         batch, kept, estimated = self._prepare(groups, progress)
         replay = self.algorithm.replay
         replayed = replay.sample(progress) if replay is not None else None

@@ -24,6 +24,7 @@ from agent_gym.rollout.player import Move, Moves, follow_demonstrator, play
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.sections import WarmStartSection
 from agent_gym.trainers.batch import Batch, make_batch
+from agent_gym.trainers.dropping import drawing_from
 from agent_gym.trainers.listening import Listener
 from agent_gym.trainers.optimizers import Name, make_optimizer
 from agent_gym.trainers.processes import Processes, alone
@@ -226,7 +227,7 @@ def clone(
         model: The policy.
         trajectories: Demonstrations.
         settings: How to train.
-        seed: Shuffles the demonstrations.
+        seed: Shuffles the demonstrations; dropout follows from it.
         processes: Those that train together, each with the same demonstrations; this one alone if not given.
         on_step: Called with (step, steps in all, loss) after each optimiser step.
 
@@ -247,16 +248,18 @@ def clone(
     rng = random.Random(seed)
     steps = settings.epochs * -(-len(trajectories) // settings.batch_size)
     losses: list[float] = []
-    for _ in range(settings.epochs):
-        for part in _similar_batches(trajectories, settings.batch_size, rng):
-            for group in trained.optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(len(losses), steps, settings.warmup_steps)
-            trained.optimizer.zero_grad()
-            losses.append(_clone_step(trained, part, settings))
-            trained.clip(settings.max_grad_norm)
-            trained.optimizer.step()
-            if on_step is not None:
-                on_step(len(losses), steps, losses[-1])
+    chance = derive_seed(seed, "dropout", processes.rank)
+    with drawing_from(chance, processes.accelerator.device):
+        for _ in range(settings.epochs):
+            for part in _similar_batches(trajectories, settings.batch_size, rng):
+                for group in trained.optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * _schedule(len(losses), steps, settings.warmup_steps)
+                trained.optimizer.zero_grad()
+                losses.append(_clone_step(trained, part, settings))
+                trained.clip(settings.max_grad_norm)
+                trained.optimizer.step()
+                if on_step is not None:
+                    on_step(len(losses), steps, losses[-1])
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)
 

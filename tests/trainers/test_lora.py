@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from base_rows import groups
 from helpers import TEXTS, run, small_gpt2, small_llama, trajectory
 from safetensors.torch import load_file
 
@@ -27,14 +28,18 @@ from agent_gym.engines.tiny import train_tokenizer
 from agent_gym.engines.transformers import TransformersEngine
 from agent_gym.errors import ConfigError, EngineError
 from agent_gym.sections import LoraSection
+from agent_gym.trainers.algorithm import Progress
 from agent_gym.trainers.batch import Batch, make_batch
 from agent_gym.trainers.critic import ValueModel
+from agent_gym.trainers.grpo import grpo
+from agent_gym.trainers.learner import Learner
 from agent_gym.trainers.optimizers import make_optimizer
-from agent_gym.trainers.policy import make_policy
+from agent_gym.trainers.policy import make_policy, recompute_activations
 from agent_gym.trainers.processes import Processes
 from agent_gym.trainers.reference import Reference
 from agent_gym.trainers.scorer import TokenScorer
 from agent_gym.trainers.trainer import train
+from agent_gym.trainers.update import UpdateSettings
 from agent_gym.trainers.warmstart import CloneSettings, clone
 from agent_gym.trainers.weights import named_weights
 
@@ -219,7 +224,11 @@ def test_a_model_that_stores_its_weights_transposed_can_be_adapted() -> None:
 
 RUN: dict[str, Any] = {
     "env": {"id": "alfworld", "options": {"size": "tiny", "max_turns": 6}},
-    "model": {"hidden": 16, "layers": 1, "heads": 2, "feed_forward": 32, "vocabulary": 600, "lora": {"rank": 4}},
+    "model": {
+        **{"hidden": 16, "layers": 1, "heads": 2, "feed_forward": 32, "vocabulary": 600},
+        # What was cut off goes on bit for bit with dropout, too.
+        "lora": {"rank": 4, "dropout": 0.2},
+    },
     "rollout": {"tasks": 2, "concurrency": 8, "max_tokens": 6},
     "algorithm": {"name": "grpo", "options": {"group_size": 2, "kl_coefficient": 0.1, "entropy_coefficient": 0.1}},
     "update": {"learning_rate": 1e-2},
@@ -315,6 +324,24 @@ def test_dropout_acts_in_updates_alone() -> None:
         torch.manual_seed(0)
         one, two = model(input_ids=IDS).logits, model(input_ids=IDS).logits
     assert not torch.allclose(one, two, atol=1e-3)
+
+
+def test_what_dropout_draws_follows_from_seed_and_step_and_is_drawn_from_no_generator_of_others() -> None:
+    def learned(step: int, *, seed: int = 0, checkpointing: bool = False) -> list[torch.Tensor]:
+        model = adapted(dropout=0.5)
+        if checkpointing:
+            recompute_activations(model)
+        before = torch.get_rng_state()
+        Learner(model, grpo(), UpdateSettings(learning_rate=1e-2), seed=seed).learn(groups(), Progress(step, 10))
+        assert torch.equal(before, torch.get_rng_state())
+        torch.rand(1)
+        return [value.detach() for _, value in adapter_weights(model)]
+
+    first = learned(1)
+    for again in (learned(1), learned(1, checkpointing=True)):
+        assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    for different in (learned(2), learned(1, seed=1)):
+        assert any(not torch.allclose(one, other) for one, other in zip(first, different, strict=True))
 
 
 def test_gradient_checkpointing_and_bfloat16_train_and_resume(tmp_path: Path) -> None:
