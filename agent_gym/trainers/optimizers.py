@@ -33,17 +33,19 @@ class BatchedMuon(torch.optim.Muon):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-            for shape, parameters in by_shape.items():
-                # The whole matrix makes its direction: of one that is sharded, every process makes the same.
-                directions = torch.stack(
-                    [whole(self._direction(p, p.grad, group)) for p in parameters if p.grad is not None]
-                )
-                updates = orthogonalize(directions, group["ns_coefficients"], steps=group["ns_steps"], eps=group["eps"])
-                # The size of AdamW's steps, so that one learning rate serves both.
-                rate = 0.2 * max(shape) ** 0.5 * group["lr"]
-                for parameter, update in zip(parameters, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(spread_like(update, parameter), alpha=-rate)
+            for parameters in by_shape.values():
+                self._step_together(parameters, group)
+
+    def _step_together(self, parameters: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """Make a step of matrices of one shape."""
+        # The whole matrix makes its direction: of one that is sharded, every process makes the same.
+        directions = torch.stack([whole(self._direction(p, p.grad, group)) for p in parameters if p.grad is not None])
+        updates = orthogonalize(directions, group["ns_coefficients"], steps=group["ns_steps"], eps=group["eps"])
+        # The size of AdamW's steps, so that one learning rate serves both.
+        rate = 0.2 * max(parameters[0].shape) ** 0.5 * group["lr"]
+        for parameter, update in zip(parameters, updates, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(spread_like(update, parameter), alpha=-rate)
 
     def _direction(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """Add the gradient to the momentum; return what is orthogonalised."""

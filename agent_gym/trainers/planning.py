@@ -152,6 +152,7 @@ def base_setup(config: TrainConfig, shape: Shape) -> Setup:
         lora_targets=lora.target_modules if lora else "all-linear",
         reference=algorithm.needs_reference,
         critic=algorithm.critic is not None,
+        optimizer=config.update.optimizer,
     )
 
 

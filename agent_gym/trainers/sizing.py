@@ -4,13 +4,14 @@ States, activations and caches are counted exactly (tests compare them with what
 CPU). What a GPU needs besides is assumed, see `RESERVE` and `ENGINE_RESERVE`: none of it was measured on a GPU.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from agent_gym.errors import ConfigError
 from agent_gym.trainers.fused import BLOCK_ELEMENTS
-from agent_gym.trainers.optimizers import STEP_ELEMENTS
+from agent_gym.trainers.optimizers import STEP_ELEMENTS, Name
 from agent_gym.trainers.shapes import Shape
 
 GIB = 1 << 30
@@ -170,6 +171,50 @@ def step_bytes(shape: Shape, *, element: int, adapters: int | None = None) -> in
     return 8 * min(max(STEP_ELEMENTS, largest), shape.parameters)
 
 
+def muon_bytes(shape: Shape, *, element: int, lora: "tuple[int, str | Sequence[str]] | None" = None) -> int:
+    """Return the bytes that a step of Muon takes besides states, on each GPU: what is sharded is whole meanwhile.
+
+    Of all matrices of a shape, the directions, and what the iteration makes of them before and after; of each of them
+    two square matrices of its shorter side. Where weights have 16 bits, of a bucket of them alone, and the bucket's
+    gradients in float32 (see `agent_gym.trainers.optimizers`).
+
+    Args:
+        shape: Of the model.
+        element: Bytes of one weight.
+        lora: Rank and target modules of the adapters, where these are trained alone, in float32.
+    """
+    sizes = [(outputs, inputs) for inputs, outputs in shape.linear_layers.values()]
+    if lora is not None:
+        rank, targets = lora
+        layers = shape.linear_layers
+        chosen = [layers[name] for name in (layers if targets == "all-linear" else dict.fromkeys(targets))]
+        sizes = [size for inputs, outputs in chosen for size in ((rank, inputs), (outputs, rank))]
+    matrices = sizes * shape.layers
+    if element == 4 or lora is not None:
+        return _orthogonalized(matrices)
+    return max(
+        4 * sum(rows * columns for rows, columns in bucket) + _orthogonalized(bucket) for bucket in _buckets(matrices)
+    )
+
+
+def _orthogonalized(matrices: Sequence[tuple[int, int]]) -> int:
+    """Return the bytes of the iteration over matrices in float32: all of a shape at once, one shape after the other."""
+    counts = Counter(matrices)
+    return max(
+        4 * count * (3 * rows * columns + 2 * min(rows, columns) ** 2) for (rows, columns), count in counts.items()
+    )
+
+
+def _buckets(matrices: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    bucket: list[tuple[int, int]] = []
+    for rows, columns in matrices:
+        if bucket and sum(r * c for r, c in bucket) + rows * columns > STEP_ELEMENTS:
+            yield bucket
+            bucket = []
+        bucket.append((rows, columns))
+    yield bucket
+
+
 def kv_bytes(shape: Shape, tokens: int, *, element: int) -> int:
     """Return the bytes of the keys and values of so many tokens in all layers.
 
@@ -197,6 +242,8 @@ class Setup:
     """Whether a frozen copy is compared with."""
     critic: bool = False
     """Whether a second backbone is trained."""
+    optimizer: Name = "adamw"
+    """Its states are counted as AdamW's, of which Muon keeps one moment less; what it takes in a step is its own."""
 
     @property
     def element(self) -> int:
@@ -236,13 +283,22 @@ def training_parts(setup: Setup) -> dict[str, int]:
     parts["logits"] = logits(shape, setup.micro_batch_tokens, element=element, trained=setup.lora_rank is None)
     if not setup.offloaded:
         # By then activations and logits are gone.
-        adapters = None if setup.lora_rank is None else adapter_parameters(shape, setup.lora_rank, setup.lora_targets)
-        step = step_bytes(shape, element=element, adapters=adapters) // setup.shards
-        beyond = step - parts["activations"] - parts["logits"]
+        beyond = _step(setup) - parts["activations"] - parts["logits"]
         if beyond > 0:
             parts["optimizer's step"] = beyond
     parts["reserve"] = RESERVE
     return parts
+
+
+def _step(setup: Setup) -> int:
+    """Return the bytes that a step of the optimiser takes besides states on one GPU."""
+    shape, element, rank, targets = setup.shape, setup.element, setup.lora_rank, setup.lora_targets
+    adapters = None if rank is None else adapter_parameters(shape, rank, targets)
+    # Under Muon, embeddings and norms are AdamW's: at most what it would take alone.
+    step = step_bytes(shape, element=element, adapters=adapters) // setup.shards
+    if setup.optimizer == "adamw":
+        return step
+    return max(step, muon_bytes(shape, element=element, lora=None if rank is None else (rank, targets)))
 
 
 def lasting_parts(setup: Setup) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What is counted is what torch allocates: states, activations, adapters and caches of small models on the CPU."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -63,9 +63,10 @@ def test_states_are_what_a_step_of_adamw_leaves(shape: Shape) -> None:
     assert states.optimizer == bytes_of(moments)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "lora"])
 def test_a_step_takes_what_is_counted_and_in_16_bits_no_more_than_a_bucket(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, optimizer: Literal["adamw", "muon"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on GPUs: AdamW over many weights at once."""
     for module in (sizing, optimizers):
@@ -75,17 +76,20 @@ def test_a_step_takes_what_is_counted_and_in_16_bits_no_more_than_a_bucket(
     if kind == "lora":
         add_adapters(model, LoraSection(rank=4), base=None, seed=0)
         adapters = sizing.adapter_parameters(shape, 4)
-    optimizer = make_optimizer("adamw", model, learning_rate=1e-3)
-    for group in optimizer.param_groups:
+    made = make_optimizer(optimizer, model, learning_rate=1e-3)
+    for group in made.param_groups:
         group["foreach"] = True
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-    optimizer.step()
+    made.step()
     with Peak() as peak:
-        optimizer.step()
-    counted = sizing.step_bytes(shape, element=4 if kind == "float32" else 2, adapters=adapters)
+        made.step()
+    element, lora = 4 if kind == "float32" else 2, None if adapters is None else (4, "all-linear")
+    counted = sizing.step_bytes(shape, element=element, adapters=adapters)
+    if optimizer == "muon":
+        counted = max(counted, sizing.muon_bytes(shape, element=element, lora=lora))
     assert 0.8 * counted < peak.most < 1.05 * counted
-    assert kind == "float32" or counted < 4 * shape.parameters
+    assert kind == "float32" or counted < (4 if optimizer == "adamw" else 12) * shape.parameters
 
 
 def test_a_step_counts_where_it_takes_more_than_activations_and_logits() -> None:
@@ -94,6 +98,15 @@ def test_a_step_counts_where_it_takes_more_than_activations_and_logits() -> None
     assert "optimizer's step" not in halved
     gone = full["activations"] + full["logits"]
     assert full["optimizer's step"] + gone == 4 * setup.shape.parameters
+
+
+def test_a_step_of_muon_takes_whole_matrices_on_each_gpu() -> None:
+    setup = Setup(KNOWN["Qwen/Qwen2.5-7B"], gpus=8, sharding="fsdp2", optimizer="muon", dtype="float32")
+    beyond = [training_parts(replace(setup, gpus=gpus))["optimizer's step"] for gpus in (8, 64)]
+    gate_and_up = 28 * 2 * 4 * (3 * 18944 * 3584 + 2 * 3584**2)
+    parts = training_parts(setup)
+    assert beyond == [gate_and_up - parts["activations"] - parts["logits"]] * 2
+    assert "optimizer's step" not in training_parts(replace(setup, dtype="bfloat16")), "a bucket at a time"
 
 
 @families
