@@ -4,6 +4,7 @@ Knows nothing of tokens, models or training.
 """
 
 import copy
+import math
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -14,10 +15,14 @@ from typing import Any, ClassVar, Self, overload
 import gymnasium
 import numpy as np
 
-from agent_gym.errors import EpisodeEnded, ForkDiverged, UnknownIdError
+from agent_gym.errors import EnvError, EpisodeEnded, ForkDiverged, UnknownIdError
 from agent_gym.info import INFO_KEYS, Info
 
 __all__ = ["INFO_KEYS", "AnyText", "Info", "LazyTasks", "State", "Task", "TextEnv"]
+
+
+_WRITTEN = ("tasks", "_start", "_act")
+"""Methods that every environment writes itself."""
 
 
 class AnyText(gymnasium.spaces.Text):
@@ -101,6 +106,9 @@ class TextEnv(gymnasium.Env[str, str]):
     """Whether a turn waits for another process; rollouts then take it in a thread, so that others can go on."""
 
     def __init__(self, *, max_turns: int = 50, split: str = "train", render_mode: str | None = None) -> None:
+        missing = [name for name in _WRITTEN if getattr(type(self), name) is getattr(TextEnv, name)]
+        if missing:
+            raise EnvError(f"{type(self).__name__} lacks {', '.join(missing)}: write {', '.join(_WRITTEN)}.")
         if max_turns < 1:
             raise ValueError(f"max_turns must be at least 1, not {max_turns}.")
         if split not in self.splits:
@@ -137,8 +145,17 @@ class TextEnv(gymnasium.Env[str, str]):
 
         An environment that copies faster overrides this; one whose state cannot be copied (another process holds it)
         returns `self._replay_on(fresh)`, where `fresh` is a new instance made like this one.
+
+        Raises:
+            EnvError: An attribute cannot be copied.
         """
-        return copy.deepcopy(self)
+        try:
+            return copy.deepcopy(self)
+        except Exception as error:
+            raise EnvError(
+                f"{type(self).__name__} cannot be forked: {error}; write _copy, or make it with worker='process', "
+                "which forks the whole process."
+            ) from error
 
     def _replay_on(self, fresh: Self) -> Self:
         """Bring a new instance to this one's state by playing the episode's actions again.
@@ -226,6 +243,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
         Raises:
             UnknownIdError: No such task, or an option that the environment does not know.
+            EnvError: `tasks` or `_start` is not as it must be.
         """
         super().reset(seed=seed)
         unknown = set(options or ()) - {"task"}
@@ -236,7 +254,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self.task = self._choose((options or {}).get("task"))
         self._episode_seed = int(self.np_random.integers(2**63))
         self.turn = 0
-        observation, state = self._start(self.task, random.Random(self._episode_seed))
+        observation, state = self._taken("_start", self.task, random.Random(self._episode_seed))
         self._ended = False
         self._last_observation = observation
         self._history = [("", observation)]
@@ -247,12 +265,13 @@ class TextEnv(gymnasium.Env[str, str]):
 
         Raises:
             EpisodeEnded: The episode is over, or `reset` was never called.
+            EnvError: `_act` is not as it must be.
         """
         if self._ended:
             raise EpisodeEnded("The episode has ended: call reset() before the next step().")
         self.turn += 1
-        observation, state = self._act(action)
-        terminated = state.terminated
+        observation, state = self._taken("_act", action)
+        terminated = bool(state.terminated)
         truncated = not terminated and self.turn >= self.max_turns
         self._ended = terminated or truncated
         self._last_observation = observation
@@ -281,8 +300,26 @@ class TextEnv(gymnasium.Env[str, str]):
 
     # -- shared bookkeeping ----------------------------------------------------------------------------------------
 
+    def _taken(self, method: str, *given: Any) -> "tuple[str, State]":
+        """Call `_start` or `_act`; return what it gave, if that is an observation and a state."""
+        try:
+            answer = getattr(self, method)(*given)
+        except SystemExit as error:
+            # It would end the whole run, and all other episodes with it.
+            raise EnvError(f"{type(self).__name__}.{method} ended the program ({error!r}): raise an error.") from error
+        if type(answer) is tuple and len(answer) == 2:
+            observation, state = answer
+            sound = type(observation) is str and type(state) is State and type(state.reward) is float
+            if sound and -math.inf < state.reward < math.inf:
+                return observation, state
+        from agent_gym.misfits import fitted
+
+        return fitted(self, method, answer)
+
     def _choose(self, task_id: str | None) -> Task:
-        tasks = self.tasks(self.split)
+        from agent_gym.misfits import tasks_of
+
+        tasks = tasks_of(self, self.split)
         if task_id is None and not tasks:
             raise UnknownIdError(f"The split {self.split!r} has no tasks: choose another split.")
         if task_id is None:
@@ -309,9 +346,9 @@ class TextEnv(gymnasium.Env[str, str]):
             {
                 "task_id": task.id if task else "",
                 "goal": state.goal,
-                "success": state.success,
+                "success": bool(state.success),
                 "score": state.score,
-                "invalid_action": state.invalid_action,
+                "invalid_action": bool(state.invalid_action),
                 "turn": self.turn,
                 "admissible_actions": None,
                 **state.extra,

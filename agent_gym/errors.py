@@ -25,6 +25,10 @@ class UnknownIdError(AgentGymError):
         return cls(f"Unknown {kind} {name!r}{suggestion(name, known)}")
 
 
+class EnvError(AgentGymError):
+    """The class of an environment is not as `TextEnv` asks; the message says which method, and what it must do."""
+
+
 class GameError(AgentGymError):
     """A game file cannot be read, or it is not a game that this engine can play."""
 

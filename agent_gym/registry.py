@@ -96,7 +96,7 @@ def make(id: str, *, wrappers: Sequence[Mapping[str, Any]] = (), worker: str = "
 
     Raises:
         UnknownIdError: Nothing is registered under that id; the message names the nearest.
-        ConfigError: The constructor does not know, or lacks, one of the arguments.
+        ConfigError: The constructor does not know, or lacks, one of the arguments, or what it makes is no `TextEnv`.
     """
     if worker not in ("auto", "inline", "process"):
         raise UnknownIdError.of("worker", worker, ("auto", "inline", "process"))
@@ -107,9 +107,26 @@ def make(id: str, *, wrappers: Sequence[Mapping[str, Any]] = (), worker: str = "
         constructor, kwargs = resolve("agent_gym.envs.process_env:ProcessEnv"), {"id": id, **kwargs}
     else:
         kwargs = {**spec.kwargs, **kwargs}
-    env = _construct(f"environment {id!r}", constructor, kwargs)
+    env = _begun(id, _construct(f"environment {id!r}", constructor, kwargs))
     for wrapper in wrappers:
         env = _wrap(env, dict(wrapper))
+    return env
+
+
+def _begun(id: str, env: Any) -> "TextEnv":
+    """Return what was made, if it is an environment whose bases were initialised as well."""
+    from agent_gym.env import TextEnv
+
+    if not isinstance(env, TextEnv):
+        raise ConfigError(
+            f"The environment {id!r} is a {type(env).__name__}, no agent_gym.TextEnv: derive it from that, or wrap a "
+            "gymnasium environment of text in TextEnv.from_gymnasium."
+        )
+    if not hasattr(env, "max_turns"):
+        raise ConfigError(
+            f"The environment {id!r} has an __init__ that does not initialise TextEnv: take **options there, and call "
+            "super().__init__(**options)."
+        )
     return env
 
 

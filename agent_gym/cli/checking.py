@@ -77,11 +77,13 @@ def _print_checks(
     table = Table(title=env_id)
     for heading in ("check", "", "what was found", "s"):
         table.add_column(heading, justify="right" if heading == "s" else "left")
-    failed = 0
+    failed, told = 0, set[str]()
     with console.status("checking") as status:
         for check in conform(lambda: make(env_id, **options), only=only, more=more):
             status.update(f"checking: {check.name} is done")
-            table.add_row(check.name, _MARKS[check.passed], escape(check.detail), f"{check.seconds:.2f}")
+            detail = "the same" if check.passed is False and check.detail in told else escape(check.detail)
+            told.add(check.detail)
+            table.add_row(check.name, _MARKS[check.passed], detail, f"{check.seconds:.2f}")
             failed += check.passed is False
     console.print(table)
     if failed:

@@ -8,22 +8,27 @@ import contextlib
 import copy
 import functools
 import importlib
-import math
 import os
 import random
 import sys
 import time
+import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
 from agent_gym.env import INFO_KEYS, Info, Task, TextEnv
 from agent_gym.envs.walks import MakeEnv, check_fork, follow, follower, opened, record, sample_tasks, walk
-from agent_gym.errors import EpisodeEnded, UnknownIdError
+from agent_gym.errors import AgentGymError, EpisodeEnded, UnknownIdError
+from agent_gym.misfits import tasks_of
 
 BAD_ACTIONS = {
     "empty": "",
@@ -39,6 +44,8 @@ BAD_ACTIONS = {
 _PATIENT_TURNS = 1000
 """Turns that an expert may take; its task is then solvable, though perhaps not before the environment's own limit."""
 _SEEDS = (0, 1, 2)
+_COMPARED_TASKS = 1000
+"""So many ids of each split are compared with each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +106,18 @@ def _run(name: str, check: Callable[[MakeEnv], str], make: MakeEnv) -> Check:
     except AssertionError as error:
         passed, detail = False, str(error) or "an assertion failed"
     except Exception as error:  # noqa: BLE001 - whatever an environment raises where it must not is what is checked
-        passed, detail = False, f"raised {type(error).__name__}: {error}"
+        passed, detail = False, _told(error)
     return Check(name, passed, detail, time.perf_counter() - started)
+
+
+def _told(error: BaseException) -> str:
+    """Return what was raised and where, unless the sentence of one of our own errors says enough."""
+    if isinstance(error, AgentGymError):
+        return str(error)
+    callers = str(Path(__file__).parents[1]), str(Path(gymnasium.__file__).parent)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(callers)]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"raised {type(error).__name__}: {error}{where}"
 
 
 # -- the checks: each returns what it found, or fails an assertion with a sentence ----------------------------------
@@ -132,6 +149,8 @@ def _info(make: MakeEnv) -> str:
         keys = set(info)
         for turn, answer in enumerate(walk(env, info, random.Random(0)), 1):
             info = answer[4]
+            longest = env.observation_space.max_length
+            assert len(answer[0]) <= longest, f"the observation at turn {turn} is longer than {longest:,} characters"
             _check_info(info, env, turn=turn)
             assert set(info) == keys, f"info has other keys at turn {turn}: {sorted(set(info) ^ keys)}"
     return f"{len(keys)} keys at every turn"
@@ -141,8 +160,12 @@ def _tasks(make: MakeEnv) -> str:
     counts = {}
     with opened(make) as (env,):
         for split in env.splits:
-            tasks = env.tasks(split)
+            tasks = tasks_of(env, split)
             counts[split] = len(tasks)
+            [(commonest, times)] = Counter(task.id for task in islice(tasks, _COMPARED_TASKS)).most_common(1) or [
+                ("", 0)
+            ]
+            assert times <= 1, f"{times} tasks are called {commonest!r}"
             for task in [tasks[0], tasks[-1]] if counts[split] else []:
                 _, info = env.reset(seed=0, options={"task": task.id})
                 assert info["task_id"] == task.id, f"asked for task {task.id!r}, got {info['task_id']!r}"
@@ -212,11 +235,11 @@ def _bad_actions(make: MakeEnv) -> str:
         for what, action in BAD_ACTIONS.items():
             env.reset(seed=0)
             try:
-                observation, reward, *_ = env.step(action)
+                env.step(action)
+            except AgentGymError:
+                raise
             except Exception as error:
-                raise AssertionError(f"an action that is {what} raises {type(error).__name__}: {error}") from error
-            assert isinstance(observation, str), f"an action that is {what} is answered with {type(observation)}"
-            assert math.isfinite(reward), f"an action that is {what} has the reward {reward}"
+                raise AssertionError(f"an action that is {what} {_told(error)}") from error
     return f"{len(BAD_ACTIONS)} kinds are observations"
 
 

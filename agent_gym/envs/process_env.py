@@ -194,12 +194,12 @@ class Hosted:
     def start(self, task: Task, rng: random.Random, max_turns: int) -> tuple[str, State, list[str] | None]:
         """Begin a task."""
         self._env.task, self._env.turn, self._env.max_turns = task, 0, max_turns
-        return _sent(*self._env._start(task, rng))
+        return _sent(*self._env._taken("_start", task, rng))
 
     def act(self, action: str, turn: int, max_turns: int) -> tuple[str, State, list[str] | None]:
         """Apply an action."""
         self._env.turn, self._env.max_turns = turn, max_turns
-        return _sent(*self._env._act(action))
+        return _sent(*self._env._taken("_act", action))
 
     def close(self) -> None:
         """Close the environment."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_gym.env import Info, Task, TextEnv
-from agent_gym.errors import EpisodeEnded
+from agent_gym.errors import EpisodeEnded, UnknownIdError
+from agent_gym.misfits import tasks_of
 
 MakeEnv = Callable[[], TextEnv]
 _TURNS = 12
@@ -115,7 +116,9 @@ def check_fork(parent: TextEnv, seed: int, record: list[Moment], at: int) -> Non
 
 def sample_tasks(env: TextEnv, count: int = 3) -> list[Task]:
     """Return the first, a middle and the last task of the environment's split."""
-    tasks = env.tasks(env.split)
+    tasks = tasks_of(env, env.split)
+    if not tasks:
+        raise UnknownIdError(f"The split {env.split!r} has no tasks: choose another split.")
     return [tasks[index] for index in sorted({round(i * (len(tasks) - 1) / (count - 1)) for i in range(count)})]
 
 

@@ -4,6 +4,7 @@ Knows environments, and nothing of models or of where episodes are kept.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from agent_gym.config_files import as_dict
 from agent_gym.env import Task, TextEnv
 from agent_gym.errors import ConfigError, DataError
 from agent_gym.evaluation.suites import Suite, find_suite
+from agent_gym.misfits import tasks_of
 from agent_gym.registry import make
 from agent_gym.rollout.collect import Job
 from agent_gym.rollout.seeds import derive_seed
@@ -155,12 +157,24 @@ def chosen_tasks(suite: Suite, env: TextEnv, split: str) -> list[Task]:
         UnknownIdError: The suite names a task that the environment does not have.
     """
     if isinstance(suite.tasks, list):
+        twice = [id for id, number in Counter(suite.tasks).items() if number > 1]
+        if twice:
+            raise ConfigError(
+                f"The suite {suite.name} names the task {twice[0]!r} more than once: name each once, and say with "
+                "attempts how often they are played."
+            )
+        if not suite.tasks:
+            raise ConfigError(f"The suite {suite.name} names no task: list some, or leave tasks out for all.")
         return [env.find_task(id) for id in suite.tasks]
-    listed: Sequence[Task] = env.tasks(split)
+    listed: Sequence[Task] = tasks_of(env, split)
     if suite.stretch is not None:
         listed = listed[slice(*suite.stretch)]
     if suite.types:
+        known = sorted({str(task.metadata["task_type"]) for task in listed if "task_type" in task.metadata})
         listed = [task for task in listed if task.metadata.get("task_type") in suite.types]
+        if not listed:
+            there = f"it has {', '.join(known)}" if known else "it does not say of what types its tasks are"
+            raise ConfigError(f"The suite {suite.name} has no task of the types {', '.join(suite.types)}: {there}.")
     if not listed:
         raise ConfigError(f"The environment {suite.env.id!r} has no tasks in the split {split!r} for {suite.name!r}.")
     return _spread(listed, suite.tasks)

@@ -78,6 +78,8 @@ def in_thread(function: Callable[..., Any], arguments: dict[str, Any], timeout: 
     def work() -> None:
         try:
             value = function(**arguments)
+        except KeyboardInterrupt as error:
+            future.set_exception(_interrupted(error))
         except BaseException as error:  # noqa: BLE001 - handed over to whoever waits, as a pool does
             future.set_exception(error)
         else:
@@ -97,8 +99,21 @@ def on_loop(coroutine: Coroutine[Any, Any, Any], timeout: float | None) -> Pendi
     cancelled: the loop is then left behind, and the next coroutine runs on a new one.
     """
     loop = _loops.current()
-    future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, timeout), loop)
+    future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(_contained(coroutine), timeout), loop)
     return Pending(future, None if timeout is None else timeout + _GRACE, lambda: _loops.leave(loop))
+
+
+async def _contained(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Await a coroutine; what would end the event loop, and with it all others, is an error of this one alone."""
+    try:
+        return await coroutine
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise _interrupted(error) from error
+
+
+def _interrupted(error: BaseException) -> RuntimeError:
+    """Return what stands for an error that ends programs: nobody has pressed Ctrl-C where a tool raises one."""
+    return RuntimeError(f"it raised {error!r}")
 
 
 class _Loops:

@@ -187,12 +187,17 @@ def _parameters(function: Callable[..., Any], name: str) -> dict[str, inspect.Pa
         )
         found = inspect.signature(function).parameters
     except (NameError, TypeError, ValueError) as error:
-        raise ToolError(f"The types of the tool {name!r} cannot be looked up: {error}.") from error
+        raise ToolError(f"The types of the tool {name!r} cannot be looked up: {str(error).rstrip('.')}.") from error
     for each in found.values():
         if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
             raise ToolError(
                 f"The parameter {str(each)!r} of the tool {name!r} cannot be given by name: a tool takes named "
                 "parameters alone, or has an attribute `parameters` with a JSON schema for its **arguments."
+            )
+        if each.name == "self":
+            raise ToolError(
+                f"{name!r} is a method of a class, which @tool cannot make a tool of: derive the class from "
+                "agent_gym.Tool and write `run`, or give the method of an object, as Toolbox([shop.price])."
             )
         if each.name not in hints:
             raise ToolError(f"The parameter {each.name!r} of the tool {name!r} has no type: write {each.name}: str.")

@@ -3,6 +3,7 @@
 Knows nothing of how calls are written in text.
 """
 
+import asyncio
 import copy
 import inspect
 import time
@@ -25,6 +26,9 @@ from agent_gym.tools.showing import described, message, shown
 
 _SHOWN_NAME = 80
 """Longest name of a tool that is repeated to a model; it is the model's own text, and may be anything."""
+
+_OURS = (KeyboardInterrupt, asyncio.CancelledError, GeneratorExit)
+"""What ends a call from outside, and is no failure of the tool."""
 
 
 class Toolbox:
@@ -57,6 +61,8 @@ class Toolbox:
         for name, value in (("max_calls", max_calls), ("timeout", timeout), ("max_characters", max_characters)):
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} of a toolbox must be more than 0, not {value}.")
+        if isinstance(tools, str | Tool) or not isinstance(tools, Iterable):
+            raise ToolError(f"Tools are given as a list: write [{tools!r}] in place of {tools!r}.")
         self.tools: dict[str, Tool] = {}
         for tool in (each for given in tools for each in as_tools(given)):
             if tool.name in self.tools:
@@ -233,7 +239,9 @@ class Toolbox:
             if isinstance(value, Pending):
                 value = value.result()
             return self._result(call, tool, value, started)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tool raises is told to the model
+        except _OURS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a tool raises is told to the model
             return self._failure(call, tool, error, started)
 
     async def _run_async(self, call: ToolCall, tool: Tool, arguments: dict[str, Any]) -> ToolResult:
@@ -243,7 +251,9 @@ class Toolbox:
             if isinstance(value, Pending):
                 value = await value.awaited()
             return self._result(call, tool, value, started)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tool raises is told to the model
+        except _OURS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a tool raises is told to the model
             return self._failure(call, tool, error, started)
 
     def _admit(self, call: ToolCall) -> "ToolResult | tuple[Tool, dict[str, Any]]":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from agent_gym.config import TrainConfig
 from agent_gym.engines.base import Engine
 from agent_gym.env import Task, TextEnv
+from agent_gym.misfits import tasks_of
 from agent_gym.registry import make
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.collect import Collector, Job
@@ -186,7 +187,7 @@ class Sampler:
     def _draw_tasks(self, step: int) -> list[Task]:
         rng = random.Random(derive_seed(self.config.seed, "tasks", step))
         env = self._tasks_env()
-        tasks = env.tasks(env.split)
+        tasks = tasks_of(env, env.split)
         return [tasks[rng.randrange(len(tasks))] for _ in range(self.config.rollout.tasks)]
 
     def _tasks_env(self) -> TextEnv:

@@ -139,7 +139,7 @@ def test_sound_environments_pass_every_check(make: Any) -> None:
         (Nomad, "globals", "changed the environment variables"),
         (Remembering, "hygiene", "an environment that was used before answers differently"),
         (Siamese, "fork", "a fork (made after turn 0) answers differently at turn 1"),
-        (Fragile, "bad actions", "an action that is unicode raises KeyError"),
+        (Fragile, "bad actions", "an action that is unicode raised KeyError"),
         (Endless, "after the end", "a step after the end does not raise EpisodeEnded"),
         (Boastful, "info", "info['score'] is 300.0 at turn 0"),
         (Obliging, "tasks", "asked for task 'count 4', got 'count 0'"),
@@ -175,3 +175,21 @@ def test_the_bad_actions_are_bad_in_different_ways() -> None:
 def test_an_expert_that_takes_longer_than_the_limit_is_told_of() -> None:
     check = results(lambda: Steady(max_turns=2), only="oracle")["oracle"]
     assert check.passed and "max_turns is 2, but count 0 takes 3" in check.detail
+
+
+def test_an_error_says_where_it_was_raised() -> None:
+    check = results(Fragile, only="bad actions")["bad actions"]
+    assert "(test_conformance.py, line " in check.detail
+
+
+def test_tasks_that_cannot_be_told_apart_and_texts_that_are_too_long_are_found() -> None:
+    class Twins(Steady):
+        def tasks(self, split: str) -> Any:
+            return [super().tasks(split)[0]] * 2
+
+    class Talkative(Steady):
+        def _said(self) -> str:
+            return "more " * 20_000
+
+    assert results(Twins, only="tasks")["tasks"].detail == "2 tasks are called 'count 0'"
+    assert "longer than 65,536 characters" in results(Talkative, only="info")["info"].detail

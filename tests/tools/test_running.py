@@ -74,3 +74,18 @@ def test_a_forked_process_gets_a_loop_of_its_own() -> None:
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_would_end_the_program_is_an_error_of_the_tool_alone() -> None:
+    async def leave() -> None:
+        raise SystemExit(2)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    loop = on_loop(_loop(), 5).result()
+    with pytest.raises(RuntimeError, match=r"it raised SystemExit\(2\)"):
+        on_loop(leave(), 5).result()
+    assert on_loop(_loop(), 5).result() == loop
+    with pytest.raises(RuntimeError, match="it raised KeyboardInterrupt"):
+        in_thread(interrupt, {}, 5).result()
