@@ -154,10 +154,12 @@ class RolloutSection(Section):
         return self
 
 
-SERVER_KEYS = ("urls", "sync", "sync_folder", "trust_network", "api_key_env", "timeout", "sync_timeout", "tries")
+SERVER_KEYS = ("urls", "sync", "sync_folder", "trust_network", "api_key_env", "tries")
 """Keys of `EngineSection` that servers alone heed."""
-IN_PROCESS_KEYS = ("memory_share", "tensor_parallel", "sleep", "cache_gib", "eager", "vllm")
+IN_PROCESS_KEYS = ("memory_share", "tensor_parallel", "sleep", "cache_gib", "eager", "start_timeout", "vllm")
 """Those that vLLM in the trainer's process alone heeds."""
+VLLM_KEYS = ("top_logprobs", "timeout", "sync_timeout")
+"""Those that vLLM heeds, wherever it is."""
 
 
 class EngineSection(Section):
@@ -179,9 +181,13 @@ class EngineSection(Section):
     api_key_env: str = "VLLM_API_KEY"
     """Environment variable with the servers' key, if they ask for one; the key itself is kept nowhere."""
     timeout: float = Field(300.0, gt=0)
-    """Seconds that one request to a server may take."""
+    """Seconds that one request to a server may take; of vLLM in the trainer's process, that one step over all requests
+    in flight may take."""
     sync_timeout: float = Field(600.0, gt=0)
-    """Seconds that a server may take for new weights."""
+    """Seconds that a server may take for new weights; of vLLM in the trainer's process, for falling asleep and waking
+    up, too."""
+    start_timeout: float = Field(1800.0, gt=0)
+    """Seconds that vLLM in the trainer's process may take to start."""
     tries: int = Field(4, ge=1)
     """Requests in all where a server is busy (429, 5xx) or breaks off."""
     top_logprobs: int = Field(20, ge=0)
@@ -224,7 +230,7 @@ class EngineSection(Section):
             "vllm": dict.fromkeys(SERVER_KEYS, "server"),
             "transformers": dict.fromkeys(IN_PROCESS_KEYS, "vllm")
             | dict.fromkeys(SERVER_KEYS, "server")
-            | {"top_logprobs": "vllm or server"},
+            | dict.fromkeys(VLLM_KEYS, "vllm or server"),
         }
         for name, kind in other[self.kind].items():
             if name in self.changed:

@@ -17,7 +17,7 @@ from agent_gym.errors import ConfigError, MissingExtraError
 from agent_gym.evaluation.statistics import wilson
 from agent_gym.registry import find_spec
 from agent_gym.rollout.score import Score
-from agent_gym.sections import IN_PROCESS_KEYS, SERVER_KEYS, EngineSection
+from agent_gym.sections import IN_PROCESS_KEYS, SERVER_KEYS, VLLM_KEYS, EngineSection
 
 _LABELS = {"before": "success before", "after": "success after"}
 _QUIET = 10.0
@@ -80,7 +80,7 @@ def engine_keys(engine: str | None) -> dict[str, Any]:
     served = engine.startswith(("http://", "https://"))
     others = [*(() if served else SERVER_KEYS), *(() if engine == "vllm" else IN_PROCESS_KEYS)]
     if engine == "transformers":
-        others.append("top_logprobs")
+        others += VLLM_KEYS
     default = EngineSection()
     keys = {f"engine.{name}": getattr(default, name) for name in others}
     if served:

@@ -53,6 +53,9 @@ def make_engine(
             eager=section.eager,
             tensor_parallel=section.tensor_parallel,
             sleep=section.sleep,
+            timeout=section.timeout,
+            sync_timeout=section.sync_timeout,
+            start_timeout=section.start_timeout,
             options=section.vllm,
             **given,
         )

@@ -19,6 +19,7 @@ from agent_gym.engines.fingerprint import Arrival, WeightSums
 from agent_gym.engines.topk import estimated_entropy
 from agent_gym.engines.vllm_lockstep import LockstepThread
 from agent_gym.engines.vllm_thread import Request, VllmThread
+from agent_gym.engines.vllm_watch import Limits
 from agent_gym.engines.weights import weight_names
 from agent_gym.errors import EngineError
 
@@ -47,11 +48,14 @@ class VllmEngine(Engine):
         stop_token_ids: Tokens that end every generation; None takes those of the model's generation configuration.
         weights: False begins without weights; the first `sync` brings them.
         sleep: Whether `sleep` gives the device's memory back; on a CPU it never does.
+        timeout: Seconds that one step of vLLM may take before it counts as hanging: all that wait for it are told.
+        sync_timeout: Likewise for new weights, for `sleep`, `wake` and `aclose`.
+        start_timeout: Likewise for its start.
         options: Further arguments of vLLM's `EngineArgs`.
 
     Raises:
         MissingExtraError: vLLM is not installed.
-        EngineError: vLLM cannot run the model.
+        EngineError: vLLM cannot run the model, or not any more in this process.
     """
 
     def __init__(
@@ -70,6 +74,9 @@ class VllmEngine(Engine):
         stop_token_ids: Sequence[int] | None = None,
         weights: bool = True,
         sleep: bool = False,
+        timeout: float = 300.0,
+        sync_timeout: float = 600.0,
+        start_timeout: float = 1800.0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         vllm = building.import_vllm()
@@ -114,7 +121,12 @@ class VllmEngine(Engine):
             arguments.setdefault("distributed_executor_backend", "external_launcher")
         # Processes that share layers step together.
         thread = LockstepThread if tensor_parallel > 1 else VllmThread
-        self._thread = thread(lambda: building.build(arguments, grouped=self._grouped), lambda: self.version)
+        self._thread = thread(
+            lambda: building.build(arguments, grouped=self._grouped),
+            lambda: self.version,
+            drop=lambda engine: building.drop(engine, grouped=self._grouped),
+            limits=Limits(step=timeout, call=sync_timeout, start=start_timeout),
+        )
         settings = self._thread.call(lambda engine: engine.vllm_config.model_config).result()
         self._cuts = self._thread.call(lambda engine: all(engine.collective_rpc(building.report_before_cuts))).result()
         self.max_context = int(settings.max_model_len)
@@ -191,17 +203,18 @@ class VllmEngine(Engine):
         """
         if weights is None:
             raise EngineError("vLLM shares no weights with the trainer: hand them to sync.")
-        await asyncio.wrap_future(self._thread.call(lambda engine: self._load(engine, weights)))
+        await asyncio.wrap_future(self._thread.call(lambda engine: self._load(engine, weights), "taking new weights"))
 
     async def sleep(self) -> None:
         """Give vLLM's memory back, weights and caches; nothing is given back on a CPU. See `Engine.sleep`."""
         if self._sleeps and not self._asleep:
-            await asyncio.wrap_future(self._thread.call(self._fall_asleep))
+            await asyncio.wrap_future(self._thread.call(self._fall_asleep, "falling asleep"))
 
     async def wake(self) -> None:
         """See `Engine.wake`: cheapest after `sync`, which takes memory for the weights alone."""
         if self._asleep:
-            await asyncio.wrap_future(self._thread.call(lambda engine: self._wake(engine, {"weights", "kv_cache"})))
+            parts = {"weights", "kv_cache"}
+            await asyncio.wrap_future(self._thread.call(lambda engine: self._wake(engine, parts), "waking up"))
 
     async def aclose(self) -> None:
         """End vLLM, after the requests in flight."""

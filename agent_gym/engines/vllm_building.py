@@ -106,11 +106,28 @@ def tear_down(engine: Any, *, grouped: bool) -> None:
         grouped: Whether there were process groups before it, which stay.
     """
     with _groups_kept() if grouped else nullcontext():
-        engine.engine_core.shutdown()
-        _end_groups()
+        try:
+            engine.engine_core.shutdown()
+        finally:
+            _end_groups()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def drop(engine: Any, *, grouped: bool) -> None:
+    """Free what an engine holds after an accident.
+
+    Args:
+        engine: It is not used again.
+        grouped: Whether other processes hold parts of it.
+
+    Raises:
+        EngineError: They do: groups of processes cannot be left by one of them alone.
+    """
+    if grouped:
+        raise EngineError("Other processes hold parts of this vLLM.")
+    tear_down(engine, grouped=False)
 
 
 @contextmanager

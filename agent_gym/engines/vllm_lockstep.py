@@ -39,16 +39,17 @@ class LockstepThread(VllmThread):
     Args:
         make: As of `VllmThread`.
         version: As of `VllmThread`.
+        **more: As of `VllmThread`.
     """
 
-    def __init__(self, make: Callable[[], Any], version: Callable[[], int]) -> None:
+    def __init__(self, make: Callable[[], Any], version: Callable[[], int], **more: Any) -> None:
         self._group: Any = None
         self._numbers: dict[int, str] = {}
         """vLLM's name for each request in flight, by the number that is the same on all processes."""
         self._mine: dict[int, Request] = {}
         self._offered: list[Request] = []
         """Those that the others are being told of."""
-        super().__init__(make, version)
+        super().__init__(make, version, **more)
 
     def _receive(self) -> None:
         if not self._running and not self._waiting:
@@ -69,7 +70,10 @@ class LockstepThread(VllmThread):
         offer = _Offer([(each.prompt_ids, each.parameters) for each in own], abandoned, bool(self._waiting))
         # A neighbour that has died takes none of them: they must not be forgotten.
         self._offered = own
-        offers, rank = self._exchange(offer)
+        # They may be in a call that this process has done.
+        seconds = max(self._limits.call, self._limits.step)
+        with self._watch.within("the wait for the processes that share its layers", seconds, "sync_timeout"):
+            offers, rank = self._exchange(offer)
         for place, other in enumerate(offers):
             self._begin_all(own if place == rank else None, other)
         self._offered = []

@@ -249,7 +249,7 @@ class VllmServerEngine(Engine):
         if server.url in self._pins.usable:
             self._pins.usable.discard(server.url)
             self.lost[server.url] = str(error)
-            logger.warning("%s The other servers take over (%d left).", error, len(self._pins.usable))
+            logger.error("%s The other servers take over (%d left).", error, len(self._pins.usable))
         if not self._pins.usable:
             raise self._none_left()
 

@@ -13,9 +13,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent_gym.errors import EngineError
+from agent_gym.engines.vllm_watch import Limits, Watch
+from agent_gym.errors import EngineError, RefusedError
 
 logger = logging.getLogger(__name__)
+
+_left_behind: "set[VllmThread]" = set()
+"""Those that came to a bad end, as long as what vLLM holds is not free: no other vLLM can be made beside it."""
 
 
 @dataclass(eq=False)
@@ -36,6 +40,8 @@ class _Call:
     """Something to do while no request is in flight."""
 
     function: Callable[[Any], Any]
+    what: str
+    """Errors call it so."""
     last: bool = False
     """Whether the thread ends with it."""
     future: "Future[Any]" = field(default_factory=Future)
@@ -47,11 +53,32 @@ class VllmThread:
     Args:
         make: Makes the engine, in this thread; whatever it raises is raised here.
         version: Returns the version of the weights.
+        drop: Frees what the engine holds, after an accident that ended the thread.
+        limits: How long things may take.
+
+    Raises:
+        EngineError: vLLM takes too long to start, or an earlier one in this process came to a bad end.
     """
 
-    def __init__(self, make: Callable[[], Any], version: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        version: Callable[[], int],
+        *,
+        drop: Callable[[Any], None] = lambda engine: None,
+        limits: Limits | None = None,
+    ) -> None:
+        for other in list(_left_behind):
+            other.join()
+        if _left_behind:
+            raise EngineError(
+                "vLLM cannot be started again in this process, as one that came to a bad end still holds its memory: "
+                "start a new process."
+            )
         self._make = make
         self._version = version
+        self._drop = drop
+        self._limits = limits or Limits()
         self._inbox: queue.SimpleQueue[Request | _Call] = queue.SimpleQueue()
         self._waiting: deque[Request | _Call] = deque()
         self._running: dict[str, Request] = {}
@@ -59,34 +86,40 @@ class VllmThread:
         self._broken = ""
         self._ended = False
         self._died: BaseException | None = None
-        """What ended the thread before anybody asked for its end."""
+        """What ended the thread before anybody asked for its end, or that it hangs."""
         self._ending = threading.Lock()
         self._engine: Any = None
-        made: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(made,), name="vllm", daemon=True)
+        self._made: Future[None] = Future()
+        self._watch = Watch(self._limits, self._hangs)
+        self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
-        made.result()
+        self._made.result()
 
     def ask(self, request: Request) -> "Future[Any]":
         """Let vLLM answer a request; cancelling the future takes it out of vLLM."""
         return self._put(request)
 
-    def call(self, function: Callable[[Any], Any]) -> "Future[Any]":
-        """Call a function with the engine once all requests before it have ended; those after it wait for it."""
-        return self._put(_Call(function))
+    def call(self, function: Callable[[Any], Any], what: str = "a call") -> "Future[Any]":
+        """Call a function with the engine once all requests before it have ended; those after it wait for it.
+
+        Args:
+            function: Takes the engine.
+            what: Errors call it so.
+        """
+        return self._put(_Call(function, what))
 
     def end(self, function: Callable[[Any], Any]) -> "Future[Any]":
         """Call a function as `call` does, and take no more requests."""
-        return self._put(_Call(function, last=True))
+        return self._put(_Call(function, "its end", last=True))
 
     @property
     def has_died(self) -> bool:
-        """Whether it has ended before anybody asked for its end."""
+        """Whether it has ended before anybody asked for its end, or hangs."""
         return self._died is not None
 
     def join(self) -> None:
-        """Wait for the end, once `end` was called."""
-        self._thread.join()
+        """Wait for the end, once `end` was called; not for what hangs."""
+        self._thread.join(0 if self._watch.found else self._limits.call)
 
     def _put(self, item: "Request | _Call") -> "Future[Any]":
         with self._ending:
@@ -98,30 +131,54 @@ class VllmThread:
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
-    def _run(self, made: "Future[None]") -> None:
+    def _run(self) -> None:
         try:
-            self._engine = self._make()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the thread was started
-            made.set_exception(error)
-            return
-        made.set_result(None)
-        try:
-            going_on = True
-            while going_on:
-                self._receive()
-                self._abort_abandoned()
-                going_on = self._begin()
-                if self._running:
-                    self._advance()
+            with self._watch.within("its start", self._limits.start, "start_timeout"):
+                self._engine = self._make()
+            self._made.set_result(None)
+            self._serve()
         except BaseException as error:
-            # Those who wait would do so for ever.
-            logger.exception("vLLM's thread ended; all that wait for it end with it.")
-            self._died = error
+            if not self._made.done():
+                # Raised where the thread was started.
+                self._made.set_exception(error)
+            elif self._died is None:
+                # Those who wait would do so for ever.
+                logger.exception("vLLM's thread ended; all that wait for it end with it.")
+                self._died = error
+                _left_behind.add(self)
         finally:
-            self._engine = None
-            with self._ending:
-                self._ended = True
+            self._watch.end()
             self._refuse_all()
+            if self._died is not None:
+                self._let_go()
+            self._engine = None
+
+    def _serve(self) -> None:
+        going_on = True
+        while going_on:
+            self._receive()
+            self._abort_abandoned()
+            going_on = self._begin()
+            if self._running:
+                self._advance()
+
+    def _hangs(self, error: RefusedError) -> None:
+        """Tell those who wait, while vLLM's thread does something that does not end."""
+        self._died = error
+        _left_behind.add(self)
+        if not self._made.done():
+            self._made.set_exception(error)
+        self._refuse_all()
+
+    def _let_go(self) -> None:
+        """Free what vLLM holds, so that another can be made; also where what hung has ended after all."""
+        try:
+            if self._engine is not None:
+                self._drop(self._engine)
+        except Exception:
+            logger.warning("What vLLM holds could not be freed.", exc_info=True)
+        else:
+            _left_behind.discard(self)
 
     def _receive(self) -> None:
         """Take what was asked for meanwhile; wait for it where there is nothing else to do."""
@@ -157,11 +214,12 @@ class VllmThread:
         if not call.future.set_running_or_notify_cancel():
             return
         try:
-            call.future.set_result(call.function(self._engine))
-        except BaseException as error:
+            with self._watch.within(call.what, self._limits.call, "sync_timeout"):
+                result = call.function(self._engine)
+        except Exception as error:  # noqa: BLE001 - it is raised where the call was made
             call.future.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
+        else:
+            call.future.set_result(result)
 
     def _add(self, request: Request) -> None:
         self._count += 1
@@ -179,7 +237,8 @@ class VllmThread:
 
     def _advance(self) -> None:
         try:
-            outputs = self._engine.step()
+            with self._watch.within("a step", self._limits.step, "timeout"):
+                outputs = self._engine.step()
         except Exception as error:
             logger.exception("vLLM failed; %d requests end with it.", len(self._running))
             self._drop_all(error)
@@ -208,7 +267,7 @@ class VllmThread:
             _fail(request, f"vLLM failed: {_words(error)}", error)
 
     def _left(self) -> "list[Request | _Call]":
-        """Return those who wait for something when the thread has ended."""
+        """Return those who wait for something that will not come."""
         left = [*self._running.values(), *self._waiting]
         self._running.clear()
         self._waiting.clear()
@@ -217,15 +276,20 @@ class VllmThread:
         return left
 
     def _refuse_all(self) -> None:
-        """Tell those who wait that there is nothing to wait for."""
+        """Tell those who wait, and whoever asks from now on, that there is nothing to wait for."""
+        with self._ending:
+            self._ended = True
         for item in self._left():
-            if not item.future.done() and item.future.set_running_or_notify_cancel():
+            waits = item.future.running() or (not item.future.done() and item.future.set_running_or_notify_cancel())
+            if waits:
                 item.future.set_exception(self._gone())
 
     def _gone(self) -> EngineError:
         if self._died is None:
             return EngineError("vLLM was closed: make the engine anew.")
-        error = EngineError(f"vLLM's thread has ended ({_words(self._died)}): go on with --resume.")
+        if self._watch.found:
+            return RefusedError(str(self._died))
+        error = RefusedError(f"vLLM's thread has ended ({_words(self._died)}): go on with --resume.")
         error.__cause__ = self._died
         return error
 

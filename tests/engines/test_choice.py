@@ -54,6 +54,7 @@ def test_a_copy_says_what_the_model_says_once_it_has_the_weights() -> None:
         ({"engine.tensor_parallel": 2}, "tensor_parallel is heeded with kind: vllm alone"),
         ({"engine.vllm": {"seed": 1}}, "vllm is heeded with kind: vllm alone"),
         ({"engine.top_logprobs": 5}, "top_logprobs is heeded with kind: vllm or server alone"),
+        ({"engine.timeout": 5.0}, "timeout is heeded with kind: vllm or server alone"),
         ({"engine.kind": "vllm", "engine.tries": 2}, "tries is heeded with kind: server alone, and this is vllm"),
         ({**SERVED, "engine.memory_share": 0.5}, "memory_share is heeded with kind: vllm alone, and this is server"),
         ({**SERVED, "engine.sleep": False}, "sleep is heeded with kind: vllm alone"),
@@ -69,7 +70,7 @@ def test_a_kind_that_lacks_something_or_does_not_heed_it_is_refused(keys: dict[s
 def test_what_a_kind_heeds_and_what_is_as_by_default_is_taken() -> None:
     taken = load(TrainConfig, None, {**SERVED, "engine.top_logprobs": 5, "engine.dtype": "bfloat16", "engine.tries": 2})
     assert taken.engine.changed == {"kind", "urls", "top_logprobs", "dtype", "tries"}
-    load(TrainConfig, None, {"engine.kind": "vllm", "engine.sleep": False, "engine.vllm": {"seed": 1}})
+    load(TrainConfig, None, {"engine.kind": "vllm", "engine.sleep": False, "engine.sync_timeout": 5.0})
     # A run's own configuration names every key.
     load(TrainConfig, None, {"engine": EngineSection().model_dump(), "rollout": RolloutSection().model_dump()})
     load(TrainConfig, None, {"rollout.workers": "ray", "rollout.ray_actors": 2})
