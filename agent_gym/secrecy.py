@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 _SECRET = re.compile(r"(?i)(^|[_.-])(api_?key|key|token|password|passwd|secret|credentials?|authorization)$")
@@ -14,8 +14,9 @@ def is_secret(name: str) -> bool:
 
 
 _USERINFO = re.compile(r"\w://[^/?#\s@]+@")
-_SETTING = re.compile(r"(?:^-+|[?&])([\w.-]+)=[^&\s]")
-"""What gives a setting its value: `--api-key=sesame`, and `token=sesame` behind the question mark of an address."""
+_SETTING = re.compile(r"(?:[?&]([\w.-]+)=|(?:^|\s)-+([\w.-]+)[=\s]\s*|(?:^|\s)([A-Z][A-Z0-9_]*)=)[^&\s-]")
+"""What gives a setting its value: `--api-key=sesame`, `--api-key sesame` and `API_KEY=sesame` in a command line, and
+`token=sesame` behind the question mark of an address."""
 
 
 def secrets_in(value: Any, path: str) -> Iterator[str]:
@@ -40,5 +41,5 @@ def secrets_in(value: Any, path: str) -> Iterator[str]:
         for place, (flag, _) in enumerate(pairwise(value), start=1):
             if isinstance(flag, str) and flag.startswith("-") and is_secret(flag):
                 yield f"{path}[{place}]"
-    elif isinstance(value, str) and (_USERINFO.search(value) or any(map(is_secret, _SETTING.findall(value)))):
+    elif isinstance(value, str) and (_USERINFO.search(value) or any(map(is_secret, chain(*_SETTING.findall(value))))):
         yield path

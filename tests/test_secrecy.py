@@ -27,6 +27,9 @@ def test_settings_that_only_sound_alike_are_shown(name: str) -> None:
         ({"url": "https://example.org/?page=1&api_key=sesame"}, "o.url"),
         ({"command": ["serve", "--api-key", "sesame"]}, "o.command[2]"),
         ({"command": ["serve", "--token=sesame"]}, "o.command[1]"),
+        ({"tools": ["calculator", "mcp:python shop.py --token=sesame"]}, "o.tools[1]"),
+        ({"tools": ["mcp:python shop.py --api-key sesame"]}, "o.tools[0]"),
+        ({"tools": ["mcp:env SHOP_API_KEY=sesame python shop.py"]}, "o.tools[0]"),
     ],
 )
 def test_secrets_are_found_however_deep(options: dict[str, object], where: str) -> None:
@@ -38,7 +41,7 @@ def test_what_holds_no_secret_is_not_taken_for_one() -> None:
         "max_tokens": 3,
         "api_key": None,
         "tools": [{"api_key": ""}, "http://example.org/a@b?page=2"],
-        "command": ["serve", "--tokens", "3", "--key"],
+        "command": ["serve", "--tokens", "3", "--key", "serve --key --tokens=3 TOKENS=3"],
         "prompt": "Say token=3 to me@example.org, see http://example.org.",
     }
     assert list(secrets_in(harmless, "o")) == []

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from agent_gym.errors import StoreError, UnknownIdError
-from agent_gym.secrecy import is_secret
+from agent_gym.secrecy import secrets_in
 from agent_gym.store import schema
 from agent_gym.store.holding import holder
 from agent_gym.store.trajectories import TrajectoryStore
@@ -193,4 +193,4 @@ def _without_secrets(value: Any, key: str = "") -> Any:
         return {name: _without_secrets(inner, str(name)) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_secrets(inner, key) for inner in value]
-    return "(not shown)" if isinstance(value, str) and value and is_secret(key) else value
+    return "(not shown)" if isinstance(value, str) and any(secrets_in({key: value}, "")) else value
