@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,11 +18,12 @@ from agent_gym.trainers.batch import Batch
 from agent_gym.trainers.micro_batches import by_length, by_likeness, cut, end_to_end, in_parts, runs, shares
 from agent_gym.trainers.mismatch import mismatch_metrics
 from agent_gym.trainers.optimizers import Name, make_optimizer
-from agent_gym.trainers.policy_loss import Aggregation, token_weights
-from agent_gym.trainers.processes import Processes, added, alone
+from agent_gym.trainers.policy_loss import token_weights
+from agent_gym.trainers.processes import Processes, alone
 from agent_gym.trainers.rowwise import for_each_row
 from agent_gym.trainers.scorer import Packing, TokenScorer
 from agent_gym.trainers.shared_prefix import unique_tokens
+from agent_gym.trainers.streams import Stream, Sums
 from agent_gym.trainers.trained import Trained
 
 _NOT_FINITE = "The loss is not finite: lower the learning rate, or look for log-probabilities that are not."
@@ -210,7 +211,7 @@ class Updater:
         algorithm: Algorithm,
         prefix: str = "",
         log_ratios: Tensor | None = None,
-    ) -> "_Stream":
+    ) -> Stream:
         """Prepare the rows of one update: what each token weighs follows from all of them, on all processes."""
         part = batch.select(rows)
         weights = {}
@@ -226,16 +227,16 @@ class Updater:
             useful = (part.advantages != 0).any(1)
         modes = tuple(term.aggregation or algorithm.aggregation for term in losses)
         noted = None if log_ratios is None else (log_ratios, rows)
-        return _Stream(part, useful.nonzero().squeeze(1), tuple(losses), modes, weights, prefix, noted)
+        return Stream(part, useful.nonzero().squeeze(1), tuple(losses), modes, weights, prefix, noted)
 
-    def _update(self, streams: Sequence["_Stream"], progress: Progress) -> dict[str, float]:
+    def _update(self, streams: Sequence[Stream], progress: Progress) -> dict[str, float]:
         """Make one optimiser step; none where no row of any stream matters."""
         shared = self._shared_out(streams)
         longest = max(map(len, shared))
         if not longest:
             return {}
         parts = shared[self.processes.rank]
-        sums = _Sums()
+        sums = Sums()
         self.trained.module.train()
         self.optimizer.zero_grad()
         for number, (stream, rows) in enumerate(parts):
@@ -263,12 +264,12 @@ class Updater:
         self.optimizer.step()
         return {"loss": means["loss"], "grad_norm": float(norm)} | means
 
-    def _shared_out(self, streams: Sequence["_Stream"]) -> list[list[tuple["_Stream", Tensor]]]:
+    def _shared_out(self, streams: Sequence[Stream]) -> list[list[tuple[Stream, Tensor]]]:
         """Return the micro-batches of each process: rows of similar length, about as many tokens for each process.
 
         Where prefixes are shared, the rows of a group stay together.
         """
-        shared: list[list[tuple[_Stream, Tensor]]] = [[] for _ in range(self.processes.count)]
+        shared: list[list[tuple[Stream, Tensor]]] = [[] for _ in range(self.processes.count)]
         tokens = self.settings.micro_batch_tokens
         for stream in streams:
             lengths = stream.batch.lengths
@@ -290,7 +291,7 @@ class Updater:
             logprobs, _ = self.trained.module(two, mask)
             self.trained.backward(logprobs.sum() * 0, last=last)
 
-    def _share_ratios(self, streams: Sequence["_Stream"]) -> None:
+    def _share_ratios(self, streams: Sequence[Stream]) -> None:
         """Put together what each process has noted of its rows."""
         for stream in streams:
             if stream.noted is not None and self.processes.count > 1:
@@ -298,7 +299,7 @@ class Updater:
                 rows = origins[stream.useful]
                 ratios[rows] = self.processes.sum(ratios[rows])
 
-    def _loss(self, stream: "_Stream", rows: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor], float]:
+    def _loss(self, stream: Stream, rows: Tensor, progress: Progress) -> tuple[Tensor, dict[str, Tensor], float]:
         """Return the loss of a micro-batch, what to log, and the number of tokens that it speaks of."""
         device = self.device
         part = stream.batch.select(rows).to(device)
@@ -341,59 +342,6 @@ def learning_rate_share(settings: UpdateSettings, progress: Progress) -> float:
     if settings.schedule == "cosine":
         fallen = (1 - math.cos(math.pi * fallen)) / 2
     return 1 - (1 - settings.final_learning_rate) * fallen
-
-
-@dataclass(slots=True)
-class _Sums:
-    """What the micro-batches of an update add up to, on one process."""
-
-    loss: float = 0.0
-    metrics: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Sums over tokens."""
-    tokens: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """By the prefix of the metrics that speak of them."""
-    read: int = 0
-    """Tokens that went through the model, where prefixes are shared."""
-    length: int = 0
-    """Tokens of the rows, then."""
-
-    def add(self, prefix: str, loss: float, metrics: Mapping[str, Tensor], count: float) -> None:
-        """Add a micro-batch."""
-        self.loss += loss
-        self.tokens[prefix] += count
-        for name, value in metrics.items():
-            self.metrics[prefix + name] += float(value) * count
-
-    def means(self, processes: Processes) -> dict[str, float]:
-        """Return what to log of the sums of all processes."""
-        parts = processes.all(self)
-        tokens = added([part.tokens for part in parts])
-        means = {"loss": sum(part.loss for part in parts)}
-        for name, total in added([part.metrics for part in parts]).items():
-            prefix = "replay_" if name.startswith("replay_") else ""
-            means[name] = total / max(tokens.get(prefix, 0.0), 1.0)
-        length = sum(part.length for part in parts)
-        if length:
-            means["tokens_spared"] = 1 - sum(part.read for part in parts) / length
-        return means
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    """Rows of one update that share their losses."""
-
-    batch: Batch
-    useful: Tensor
-    """Rows of the batch that have to be computed."""
-    losses: tuple[LossTerm, ...]
-    modes: tuple[Aggregation, ...]
-    """How each term is summed up."""
-    weights: dict[Aggregation, Tensor]
-    """(B, T) what each token weighs in that sum."""
-    prefix: str
-    """Of the metrics' names."""
-    noted: tuple[Tensor, Tensor] | None
-    """Where log-ratios are written, (B, T) of the step's batch, and which rows of it these are."""
 
 
 def _mismatch(batch: Batch, log_ratios: Tensor) -> dict[str, float]:
