@@ -76,6 +76,12 @@ class Collector:
         self.concurrency = concurrency
         self.env_id = env_id
         self.share = share
+        self.all_begun: Callable[[], None] | None = None
+        """Called, may be more than once, when the jobs played next have all been taken: others may be played as well.
+
+        Those take what room is left, and no more episodes are in flight than `concurrency` in all.
+        """
+        self._room = asyncio.Semaphore(concurrency)
         self._workers = Workers(make_env, concurrency)
 
     async def play(self, jobs: Sequence[Job], on_episode: OnEpisode | None = None) -> list[Trajectory]:
@@ -114,10 +120,15 @@ class Collector:
         await self._play_all(enumerate(jobs), lambda _, trajectory: on_episode(trajectory))
 
     async def _play_all(self, jobs: Iterator[tuple[int, Job]], ended: Callable[[int, Trajectory], None]) -> None:
+        all_begun, self.all_begun = self.all_begun, None
+
         async def work(job: tuple[int, Job] | None) -> None:
             while job is not None:
-                ended(job[0], await self._play_one(job[1]))
+                async with self._room:
+                    ended(job[0], await self._play_one(job[1]))
                 job = next(jobs, None)
+            if all_begun is not None:
+                all_begun()
 
         try:
             async with asyncio.TaskGroup() as workers:

@@ -2,7 +2,8 @@
 
 The episodes are played in a thread with an event loop of its own, by an engine with its own copy of the weights. A step
 may begin once the weights are at most `max_lag` updates older than those that it will be trained with, and weights only
-get newer: no token is older than that when it is trained on. Episodes that are being played when new weights come go on
+get newer: no token is older than that when it is trained on. It takes what room the last episodes of the step before it
+leave, so that one long episode holds up no other. Episodes that are being played when new weights come go on
 with these from their next turn; a generation that has begun is finished with the old ones first, so that a turn has one
 version. Which weights an episode meets is a matter of timing: two runs of one seed differ.
 """
@@ -20,7 +21,7 @@ from agent_gym.config import TrainConfig
 from agent_gym.engines.base import Engine
 from agent_gym.rollout.chat import Chat
 from agent_gym.rollout.sharing import Share, agreed
-from agent_gym.trainers.algorithm import RolloutStrategy
+from agent_gym.trainers.algorithm import IndependentRollouts, RolloutStrategy
 from agent_gym.trainers.mismatch import lag_metrics
 from agent_gym.trainers.sampling import Result, Sampler
 from agent_gym.trajectory import Group
@@ -38,7 +39,7 @@ class _Played:
     metrics: dict[str, float]
     """What the strategy says of them: a later step may have been played by the time that they are asked for."""
     seconds: float
-    """How long they took."""
+    """From the first episode to the end of the last; those of two steps may overlap."""
     idle: float
     """Seconds that sampling had stood still before."""
 
@@ -179,14 +180,26 @@ class AheadSampler(Sampler):
             self._next += 1
 
     async def _play(self, step: int) -> _Played:
-        """Play a step when those before it have been played."""
-        async with self._in_turn:
+        """Play a step when no episode of those before it waits to begin, or when they have ended; see `_overlaps`."""
+        with contextlib.ExitStack() as turn:
+            await self._in_turn.acquire()
+            turn.callback(self._in_turn.release)
             begun = time.perf_counter()
-            groups = await self._collect(step)
+            groups = await self._collect(step, all_begun=turn.close if self._overlaps else None)
             metrics = dict(self.rollout.metrics())
             ended = time.perf_counter()
-            idle, self._stood_still_from = begun - self._stood_still_from, ended
+            idle = max(begun - self._stood_still_from, 0.0)
+            self._stood_still_from = ended
             return _Played(groups, metrics, ended - begun, idle)
+
+    @property
+    def _overlaps(self) -> bool:
+        """Whether a step may begin while the last episodes of another are played: where none decides about others.
+
+        Other strategies speak of their last collection; several processes put their parts together step by step.
+        """
+        plain = isinstance(self.rollout, IndependentRollouts)
+        return plain and type(self.rollout).metrics is IndependentRollouts.metrics and self._training_share is None
 
     async def _take_weights(self, weights: "Iterable[tuple[str, Tensor]] | None", step: int) -> None:
         met: Exception | None = None

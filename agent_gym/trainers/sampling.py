@@ -136,9 +136,10 @@ class Sampler:
         """Return how long things took: "rollout" (playing the groups last returned), "sync" (handing out weights)."""
         return self._seconds
 
-    async def _collect(self, step: int) -> list[Group]:
+    async def _collect(self, step: int, *, all_begun: Callable[[], None] | None = None) -> list[Group]:
         if self._training is None:
             self._training = self._collector(None, self.config.rollout.temperature, self._training_share)
+        self._training.all_begun = all_begun
         return await self.rollout.collect(
             self._training,
             [task.id for task in self._draw_tasks(step)],
