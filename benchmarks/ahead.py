@@ -1,25 +1,26 @@
-"""Measures what sampling ahead saves: wall seconds a step of whole training runs, in turns and one step ahead.
+"""Measures what sampling ahead saves: wall seconds a step of whole training runs, in turns and ahead.
 
-Two environments: one whose turns wait 50 ms for something else (a search, a browser), so that sampling needs little of
-the processor, and one that answers at once, so that sampling and training want the same processors. Runs of both kinds
-alternate; the ratio is that of the medians over all their steps but the first ones.
+    python benchmarks/ahead.py --repeats 3
 
-    python benchmarks/ahead.py [repeats]
+Three environments: one whose turns wait 50 ms for something else (a search, a browser), so that sampling needs little
+of the processor; one of whose turns an eighth wait ten times as long, so that steps have long tails; and one that answers
+at once, so that sampling and training want the same processors. Runs of all kinds alternate; the ratio is that of the
+means over all their steps but the first ones.
 """
 
+import argparse
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from agent_gym.env import State, Task, TextEnv
 
-STEPS = 8
 SETTLING = 2
 """First steps that are left out: caches are cold, and nothing has been played ahead."""
 WAIT = 0.05
@@ -50,11 +51,21 @@ class Waiting(Even):
     blocking: ClassVar[bool] = True
 
     def _act(self, action: str) -> tuple[str, State]:
-        time.sleep(WAIT)
+        time.sleep(self._seconds(action))
         return super()._act(action)
 
+    def _seconds(self, action: str) -> float:
+        return WAIT
 
-def seconds(env: str, max_lag: int, threads: int, folder: Path) -> list[dict[str, float]]:
+
+class Tailed(Waiting):
+    """The same, behind something that is very slow now and then."""
+
+    def _seconds(self, action: str) -> float:
+        return WAIT * (10 if zlib.crc32(action.encode()) % 8 == 0 else 1)
+
+
+def seconds(env: str, max_lag: int, threads: int, steps: int, folder: Path) -> list[dict[str, float]]:
     """Train, and return what the log says of the seconds of each step that counts."""
     from agent_gym.config import TrainConfig
     from agent_gym.config_files import build
@@ -66,8 +77,8 @@ def seconds(env: str, max_lag: int, threads: int, folder: Path) -> list[dict[str
         "algorithm": {"options": {"group_size": 4}},
         "update": {"importance": "token" if max_lag else "off", "updates_per_step": 2},
         "measure": {"tasks": 0},
-        "steps": STEPS,
-        "checkpoint_every": STEPS,
+        "steps": steps,
+        "checkpoint_every": steps,
         "signals": False,
         "threads": threads,
     }
@@ -77,18 +88,29 @@ def seconds(env: str, max_lag: int, threads: int, folder: Path) -> list[dict[str
 
 def main() -> None:
     """Print a line for each environment and way of sampling."""
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    print(f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}; medians of {repeats} runs of {STEPS} steps")
-    for env in ("Waiting", "Even"):
-        measured: dict[tuple[int, int], list[dict[str, float]]] = {(0, 1): [], (0, 2): [], (1, 1): []}
-        for _ in range(repeats):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind")
+    parser.add_argument("--steps", type=int, default=8, help=f"of a run, the first {SETTLING} of which do not count")
+    parser.add_argument(
+        "--envs", nargs="+", default=["Waiting", "Tailed", "Even"], choices=["Waiting", "Tailed", "Even"]
+    )
+    arguments = parser.parse_args()
+    if arguments.steps <= SETTLING:
+        parser.error(f"--steps must be more than {SETTLING}")
+    print(
+        f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}; means of {arguments.repeats} runs of "
+        f"{arguments.steps} steps"
+    )
+    for env in arguments.envs:
+        measured: dict[tuple[int, int], list[dict[str, float]]] = {(0, 1): [], (0, 2): [], (1, 1): [], (2, 1): []}
+        for _ in range(arguments.repeats):
             for (max_lag, threads), steps in measured.items():
                 with tempfile.TemporaryDirectory() as folder:
-                    steps += seconds(env, max_lag, threads, Path(folder) / "run")
-        totals = {way: statistics.median(step["total"] for step in steps) for way, steps in measured.items()}
+                    steps += seconds(env, max_lag, threads, arguments.steps, Path(folder) / "run")
+        totals = {way: statistics.fmean(step["total"] for step in steps) for way, steps in measured.items()}
         for (max_lag, threads), steps in measured.items():
             parts = {
-                name: statistics.median(step[name] for step in steps)
+                name: statistics.fmean(step[name] for step in steps)
                 for name in ("rollout", "update", "waiting", "sampling_idle", "throughput")
                 if name in steps[0]
             }
