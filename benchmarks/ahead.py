@@ -3,9 +3,9 @@
     python benchmarks/ahead.py --repeats 3
 
 Three environments: one whose turns wait 50 ms for something else (a search, a browser), so that sampling needs little
-of the processor; one of whose turns an eighth wait ten times as long, so that steps have long tails; and one that answers
-at once, so that sampling and training want the same processors. Runs of all kinds alternate; the ratio is that of the
-means over all their steps but the first ones.
+of the processor; one of whose turns an eighth wait ten times as long, so that steps have long tails; and one that
+answers at once, so that sampling and training want the same processors. Runs of all kinds alternate; the ratio is that
+of the means over all their steps but the first ones.
 """
 
 import argparse
