@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import gymnasium
 
 from agent_gym.env import LazyTasks, State, Task, TextEnv
-from agent_gym.errors import ConfigError, UnknownIdError
+from agent_gym.errors import ConfigError, UnknownIdError, suggestion
 from agent_gym.task_ids import SEEDS_A_SPLIT, number_in, split_of_seed
 
 AnyEnv = gymnasium.Env[Any, Any]
@@ -41,7 +41,7 @@ class GymnasiumTextEnv(TextEnv):
 
     Raises:
         UnknownIdError: gymnasium does not know the id.
-        ConfigError: Its observations or actions are no text.
+        ConfigError: Its observations or actions are no text, an option is not known, or `env` is made already.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "valid", "test")
@@ -126,8 +126,16 @@ class GymnasiumTextEnv(TextEnv):
         return self._replay_on(fresh)
 
 
+_OPTIONS = ("split", "goal", "success", "bad_action", "max_turns", "render_mode")
+
+
 def _maker(env: str | Callable[[], AnyEnv], kwargs: dict[str, Any]) -> Callable[[], AnyEnv]:
+    if isinstance(env, gymnasium.Env):
+        raise ConfigError(f"{env} is made already, and a fork needs a second one: give its class, or lambda: MyEnv().")
     if not isinstance(env, str):
+        if kwargs:
+            unknown = next(iter(kwargs))
+            raise ConfigError(f"Unknown option {unknown!r} of TextEnv.from_gymnasium{suggestion(unknown, _OPTIONS)}")
         return env
 
     def make() -> AnyEnv:

@@ -114,3 +114,12 @@ def test_closing_closes_what_is_inside() -> None:
     inner = Guess()
     TextEnv.from_gymnasium(lambda: inner).close()
     assert inner.closed
+
+
+def test_what_is_made_already_and_options_nobody_knows_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"is made already, and a fork needs a second one: give its class"):
+        TextEnv.from_gymnasium(Guess())  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=r"Unknown option 'max_turn' of TextEnv.from_gymnasium: did you mean 'max_turns'"
+    ):
+        TextEnv.from_gymnasium(Guess, max_turn=3)

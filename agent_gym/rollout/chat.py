@@ -15,6 +15,12 @@ from agent_gym.errors import ChatTemplateError
 
 _FIRST, _ANSWER, _SECOND = "OBSERVATIONONE", "ANSWERONE", "OBSERVATIONTWO"
 
+_TAG = re.compile(r"</?(think|answer|tools|tool_call|tool_response)>")
+"""Tags that are single tokens of Qwen and others and end no turn: an observation says how to write them, and must be
+read as it is."""
+_MARK = re.compile(r"\[/?[A-Z_]+\]")
+"""What begins or ends a turn in templates that have no special tokens for it, as "[/INST]"."""
+
 
 class Chat(Protocol):
     """Renders observations as token ids."""
@@ -79,7 +85,8 @@ class TemplateChat:
                 "cannot be extended by appending: use a plainer template."
             ) from error
         self._between_after_end = self._without_end_token(self._between)
-        self._special = _any_of([*getattr(tokenizer, "all_special_tokens", []), *_added_tokens(tokenizer)])
+        marks = _MARK.findall(self._after_first + self._between + self._after_second)
+        self._special = _any_of([*getattr(tokenizer, "all_special_tokens", []), *_added_tokens(tokenizer), *marks])
         self._encode_cached = lru_cache(maxsize=4096)(self._encode)
 
     def begin(self, observation: str) -> Sequence[int]:
@@ -199,5 +206,5 @@ def _any_of(words: list[str]) -> re.Pattern[str]:
 
 
 def _added_tokens(tokenizer: Any) -> list[str]:
-    """Return the tokens that were added to the vocabulary as wholes; chat markers are among them."""
-    return [str(token) for token in getattr(tokenizer, "get_added_vocab", dict)()]
+    """Return the tokens that were added to the vocabulary as wholes; chat markers are among them, tags are not."""
+    return [str(token) for token in getattr(tokenizer, "get_added_vocab", dict)() if not _TAG.fullmatch(str(token))]
