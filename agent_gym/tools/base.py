@@ -254,10 +254,11 @@ def as_tool(given: "Tool | type[Tool] | Callable[..., Any] | str") -> Tool:
 
 
 def as_tools(given: "Tool | type[Tool] | Callable[..., Any] | str") -> list[Tool]:
-    """Return the tools behind an object or a reference: one, see `as_tool`, or all of a server.
+    """Return the tools behind an object or a reference: one, see `as_tool`, or all of a list or a server.
 
     Args:
-        given: As for `as_tool`, or "mcp:python server.py" or "mcp:http://host/mcp", see `agent_gym.tools.mcp`.
+        given: As for `as_tool`, or "mcp:python server.py" or "mcp:http://host/mcp", see `agent_gym.tools.mcp`; what
+            "module:name" or "file.py:name" names may be a list of tools as well.
 
     Raises:
         ToolError: It is nothing of that kind, or the server cannot be used.
@@ -266,7 +267,8 @@ def as_tools(given: "Tool | type[Tool] | Callable[..., Any] | str") -> list[Tool
         from agent_gym.tools.mcp import mcp_tools
 
         return [_checked(each) for each in mcp_tools(given.removeprefix("mcp:"))]
-    return [as_tool(given)]
+    found = _import(given) if isinstance(given, str) else given
+    return [as_tool(each) for each in found] if isinstance(found, list) else [as_tool(found)]
 
 
 def _made(cls: type[Tool]) -> Tool:

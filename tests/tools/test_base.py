@@ -210,6 +210,26 @@ def test_a_tool_is_found_in_a_file(tmp_path: Path) -> None:
     assert Toolbox([f"{file}:shout"]).call(ToolCall("shout", {"text": "hey"})).text == "HEY"
 
 
+def test_a_list_of_tools_is_found_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "more_tools.py"
+    file.write_text("def shout(text: str) -> str:\n    return text.upper()\n\n\nTOOLS = ['calculator', shout]\n")
+    assert Toolbox([f"{file}:TOOLS"]).names == ("calculator", "shout")
+
+
+def test_a_method_is_refused_with_what_to_write_instead() -> None:
+    def sell(self, item: str) -> str:  # type: ignore[no-untyped-def]
+        return item
+
+    with pytest.raises(ToolError, match=r"'sell' is a method of a class.*derive the class from agent_gym\.Tool"):
+        tool(sell)
+
+
+@pytest.mark.parametrize("given", ["calculator", search, None])
+def test_one_tool_in_place_of_a_list_is_refused(given: Any) -> None:
+    with pytest.raises(ToolError, match=r"Tools are given as a list: write \["):
+        Toolbox(given)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
