@@ -67,6 +67,20 @@ class EvalRolloutSection(RolloutSection):
     max_tokens: int = Field(64, ge=1)
     """Tokens a turn."""
 
+    @model_validator(mode="after")
+    def _nothing_of_training(self) -> Self:
+        for name in sorted(self.changed & TRAINING_KEYS.keys()):
+            raise ValueError(f"{name} has no effect here: {TRAINING_KEYS[name]}")
+        return self
+
+
+TRAINING_KEYS = {
+    "max_lag": "nothing is trained; leave it out",
+    "tasks": "say tasks (--tasks) beside rollout, which is how many are played",
+    "temperature": "say temperature (--temperature) beside rollout, which is what an evaluation samples at",
+}
+"""Keys of `RolloutSection` that an evaluation does not heed, and what to say instead."""
+
 
 class LimitsSection(Section):
     """When an evaluation stops before its end; it can be resumed with higher limits."""

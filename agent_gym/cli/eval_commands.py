@@ -84,7 +84,7 @@ def evaluate(
     set_: Assignments = None,
 ) -> None:
     """Measure an agent's success on tasks."""
-    from agent_gym.cli.evaluating import named_suites, run_evaluation
+    from agent_gym.cli.evaluating import named_suites, price_of, run_evaluation
 
     overrides = {
         "suites": named_suites(suite) if suite else None,
@@ -94,7 +94,7 @@ def evaluate(
         "server.api": api,
         "server.tokenizer": tokenizer,
         "server.api_key_env": api_key_env,
-        "server.price": price.split(",") if price else None,
+        "server.price": price_of(price),
         "server.prices": prices,
         "split": split,
         "tasks": tasks,

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from agent_gym.cli.bars import progress
 from agent_gym.cli.results import print_results
-from agent_gym.config import EvalConfig
+from agent_gym.config import TRAINING_KEYS, EvalConfig
 from agent_gym.config_files import load, read_yaml
 from agent_gym.errors import ConfigError
 from agent_gym.evaluation.budgets import UsedUp
+from agent_gym.evaluation.models import POLICIES
 from agent_gym.evaluation.plans import Plan
 from agent_gym.evaluation.resuming import stored_config
 from agent_gym.evaluation.runner import Evaluation, evaluate
@@ -44,6 +45,8 @@ def run_evaluation(
         raise ConfigError(f"There is no run {runs / str(name)} whose failed episodes could be played again.")
     said = {**stored, **(read_yaml(path) if path is not None else {})}
     if "model" not in overrides and "model" not in said:
+        if name is not None:
+            _need_run(runs / name, resume)
         raise ConfigError(
             "No model was given: add --model with a model folder, a run folder, an address such as "
             "http://localhost:8000/v1, 'expert', 'random' or 'human'."
@@ -65,7 +68,8 @@ def run_evaluation(
         errors.update([storable(trajectory.error)] if trajectory.error else [])
 
     try:
-        with Display(console, bars=config.model != "human") as display:
+        one_by_one = config.model in POLICIES
+        with Display(console, bars=config.model != "human", one_by_one=one_by_one) as display:
             result = evaluate(
                 config, folder, resume=resume, retry_failed=retry_failed, listener=display, on_episode=heard
             )
@@ -82,6 +86,18 @@ def run_evaluation(
         raise typer.Exit(1)
 
 
+def _need_run(folder: Path, resume: bool) -> None:
+    """Say what is wrong where a run is named and no model: the run is not there, or was not to be gone on with.
+
+    Raises:
+        ConfigError: It is either; not raised where a new run was meant.
+    """
+    if resume:
+        raise ConfigError(f"There is no run {folder} to go on with: check --name and --runs, or begin it with --model.")
+    if stored_config(folder):
+        raise ConfigError(f"There is a run {folder}: add --resume to go on with it, or --model and another --name.")
+
+
 def named_suites(given: list[str]) -> list[str]:
     """Return the names that `--suite` was given, which may stand with commas between them.
 
@@ -92,6 +108,20 @@ def named_suites(given: list[str]) -> list[str]:
     if not names:
         raise ConfigError(f"--suite {given[0]!r} names no suite: leave it out, or see agent-gym suites.")
     return names
+
+
+def price_of(given: str | None) -> list[str] | None:
+    """Return the two prices that `--price` was given, as they were written.
+
+    Raises:
+        ConfigError: They are not two.
+    """
+    prices = given.split(",") if given else None
+    if prices is not None and len(prices) != 2:
+        raise ConfigError(
+            f"--price takes dollars for a million tokens read and generated, as in 0.15,0.6; it was given {given!r}."
+        )
+    return prices
 
 
 def _say_how_to_go_on(console: Console, result: Evaluation, again: str) -> None:
@@ -122,11 +152,14 @@ class Display:
     Args:
         console: Where to draw.
         bars: Whether to draw bars on a terminal; a person who plays there needs it alone.
+        one_by_one: Whether one episode is in flight at a time, whatever the configuration allows.
     """
 
-    def __init__(self, console: Console, *, bars: bool = True) -> None:
+    def __init__(self, console: Console, *, bars: bool = True, one_by_one: bool = False) -> None:
         self.console = console
         self.bars = progress(console, shown=bars)
+        self._one_by_one = one_by_one
+        self._in_flight = 1
         self._bar: Any = None
         self._title = ""
         self._done = self._total = self._won = self._failed = self._told = 0
@@ -143,6 +176,7 @@ class Display:
     def begin(self, plan: Plan, score: Score, count: int) -> None:
         """See `Listener.begin`."""
         self._title, self._total, self._here, self._told = plan.title, count, 0, 0
+        self._in_flight = 1 if self._one_by_one else plan.suite.rollout.concurrency
         self._done, self._won, self._failed = score.episodes, score.successes, score.failed
         self._began = self._spoke = time.monotonic()
         self._bar = self.bars.add_task(plan.title, total=count, completed=self._done, note=self._note())
@@ -165,7 +199,7 @@ class Display:
         share = self._done * _LINES // max(1, self._total)
         if share > self._told or now - self._spoke > _QUIET:
             self._told, self._spoke = share, now
-            seconds = (now - self._began) / self._here * (self._total - self._done)
+            seconds = time_left(now - self._began, self._here, self._total - self._done, self._in_flight)
             self._say(f"  {self._done:,}/{self._total:,}  {self._note()}  {_duration(seconds)} left")
 
     def _note(self) -> str:
@@ -176,6 +210,22 @@ class Display:
     def _say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
         sys.stdout.flush()
+
+
+def time_left(seconds: float, ended: int, left: int, in_flight: int) -> float:
+    """Return about how many seconds an evaluation still takes, at the moment at which an episode ends.
+
+    Of those in flight one is just beginning, and the others are half done on average: of 64 at a time, the first one
+    to end is by no means the only one that has got anywhere.
+
+    Args:
+        seconds: Since the first began.
+        ended: Episodes that have ended since then, one at least.
+        left: Those that have not, in flight or not begun.
+        in_flight: How many there may be at a time.
+    """
+    half_done = max(0, min(in_flight, left) - 1) / 2
+    return seconds / (ended + half_done) * (left - half_done)
 
 
 def _duration(seconds: float) -> str:
@@ -206,5 +256,6 @@ def _settings_of_run(overrides: dict[str, Any], sections: tuple[str, ...]) -> di
     config = read_yaml(path).get("config", {})
     taken: dict[str, Any] = {}
     for section in sections:
-        taken |= {f"{section}.{key}": value for key, value in config.get(section, {}).items()}
+        said = config.get(section, {}).items()
+        taken |= {f"{section}.{key}": value for key, value in said if section != "rollout" or key not in TRAINING_KEYS}
     return taken

@@ -57,8 +57,11 @@ def _numbers(report: Report, title: str) -> Table:
         _add(table, "reward", report.reward)
     for kind, found in report.over_k.items():
         for k, estimate in found.items():
-            if k > 1:
+            # Of the numbers for one attempt, pass@1 alone is no repetition: there each task counts the same.
+            if k > 1 or (kind == "pass_at_k" and len(found) > 1):
                 _add(table, _NAMES[kind].format(k), estimate)
+    if report.answer_entropy.value is not None:
+        _add(table, "entropy of a task's answers", report.answer_entropy)
     for name, use in report.use.items():
         label, form = _USES.get(name, (name.replace("_", " "), "{:,.1f}"))
         if use.mean:

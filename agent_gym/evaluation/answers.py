@@ -42,7 +42,7 @@ def answer_entropy(answers: Sequence[Hashable]) -> float | None:
 
     Source: "The Invisible Leash", 2025, section 5.
     """
-    return _entropy(list(Counter(answers).values())) if answers else None
+    return entropy_of(list(Counter(answers).values())) if answers else None
 
 
 def semantic_entropy(
@@ -74,7 +74,7 @@ def semantic_entropy(
         clusters[key] = clusters.get(key, 0.0) + float(weight)
     masses = list(clusters.values())
     if form == "B":
-        return _entropy(masses)
+        return entropy_of(masses)
     total = math.fsum(masses)
     if min(masses) == 0:
         return math.inf
@@ -110,6 +110,11 @@ SCALES: dict[str, Scale] = {
 """Each is 1 at 0, falls, and is never negative."""
 
 
-def _entropy(masses: Sequence[float]) -> float:
+def entropy_of(masses: Sequence[float]) -> float:
+    """Return -sum p ln p over the shares that masses of any sum have of it.
+
+    Args:
+        masses: None below 0, one at least above it.
+    """
     total = math.fsum(masses)
     return max(0.0, -math.fsum(mass / total * math.log(mass / total) for mass in masses if mass > 0))

@@ -64,7 +64,7 @@ class Budget:
         if limits.tokens is not None and self.tokens >= limits.tokens:
             return UsedUp("tokens", f"{self.tokens:,} of {limits.tokens:,} tokens", 2 * self.tokens)
         if limits.cost is not None and self.cost >= limits.cost:
-            return UsedUp("cost", f"{self.cost:.2f} of {limits.cost:.2f} dollars", 2 * self.cost)
+            return UsedUp("cost", f"{_dollars(self.cost)} of {_dollars(limits.cost)} dollars", 2 * self.cost)
         if limits.seconds is not None and self._clock() - self._began >= limits.seconds:
             return UsedUp("seconds", f"{limits.seconds:g} seconds", 2 * limits.seconds)
         return None
@@ -100,6 +100,11 @@ class Budget:
             # A server without a price is not asked at all.
             sentence = _NO_USAGE if "token_counts" in about else _NO_PRICE
             raise ConfigError(sentence.format(model=about.get("model", "this model")))
+
+
+def _dollars(amount: float) -> str:
+    """Return an amount to the cent, or what there is below a dollar with the digits that count."""
+    return f"{amount:.2f}" if amount >= 1 else f"{amount:.3g}"
 
 
 def refuse_what_costs_nothing(limits: LimitsSection, model: str) -> None:

@@ -21,7 +21,7 @@ from agent_gym.evaluation.pairing import (
     unpaired_interval,
 )
 from agent_gym.evaluation.power import smallest_mean_difference
-from agent_gym.evaluation.published import said_of
+from agent_gym.evaluation.published import played_otherwise, said_of
 from agent_gym.evaluation.selection import Part, Selection, chosen
 from agent_gym.evaluation.statistics import FEW_TASKS, MANY_TASKS, standard_error, student_interval
 from agent_gym.evaluation.summing import estimate_of
@@ -93,7 +93,9 @@ def compare_suites(
         measure = metric or said_of(first.run, parts[name_a], found_a[name_a]).metric
         names = (str(first), str(second))
         title = name_a if name_a == name_b else f"{name_a} and {name_b}"
-        compared.append(compare(found_a[name_a], found_b[name_b], names, suite=title, metric=measure, level=level))
+        one = compare(found_a[name_a], found_b[name_b], names, suite=title, metric=measure, level=level)
+        otherwise = played_otherwise(first.run, second.run, (name_a, name_b))
+        compared.append(replace(one, otherwise=otherwise))
     if suite is None and compared[0].suite in found_a:
         alone = [*(f"{name} (A)" for name in found_a if name not in found_b)]
         alone += [f"{name} (B)" for name in found_b if name not in found_a]

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 
 import yaml
@@ -20,7 +21,7 @@ from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.env import TextEnv
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.evaluation.budgets import refuse_what_costs_nothing
-from agent_gym.registry import load_object
+from agent_gym.importing import load_object
 from agent_gym.rollout.actions import syntax
 from agent_gym.rollout.chat import ByteChat, Chat, MessageChat, TemplateChat
 from agent_gym.rollout.collect import Collector, Job, OnEpisode
@@ -242,6 +243,11 @@ def _scripted(where: str) -> Model:
     path = Path(where)
     if path.suffix in (".jsonl", ".yaml", ".yml"):
         return EngineModel(ScriptedEngine(_answers(path)), _messages)
+    if ":" not in where:
+        raise ConfigError(
+            f"The script {where!r} names no function: give scripted:{where or 'file.py'}:FUNCTION, or a list of "
+            "answers (.jsonl, .yaml)."
+        )
     function = load_object(where, "script", "function")
     if not callable(function):
         raise ConfigError(f"The script {where} is no function: it gets the messages so far and returns the answer.")
@@ -264,7 +270,14 @@ def _answers(path: Path) -> list[str]:
 def _own(name: str) -> Model:
     """Return an engine of the user's own: a class, or a function that makes an engine or an engine and a chat."""
     made = load_object(name, "model", "Engine")
-    made = made() if callable(made) else made
+    if callable(made):
+        needed = [each.name for each in signature(made).parameters.values() if _must_be_given(each)]
+        if needed:
+            raise ConfigError(
+                f"{name} cannot make an engine, as it needs arguments ({', '.join(needed)}): give a class or a "
+                f"function without any; a function of the conversation is played as scripted:{name}."
+            )
+        made = made()
     engine, chat = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(engine, Engine):
         raise ConfigError(
@@ -279,13 +292,20 @@ def _own(name: str) -> Model:
     return EngineModel(engine, _messages)
 
 
+def _must_be_given(parameter: Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )
+
+
 def _messages(system_prompt: str) -> Chat:
     return MessageChat(system_prompt=system_prompt)
 
 
 def _local(config: EvalConfig) -> Model:
     """Return the model of a folder, of a run, or of a name on the hub."""
-    if "/" not in config.model and not Path(config.model).exists():
+    if not config.model or ("/" not in config.model and not Path(config.model).exists()):
         raise UnknownIdError.of("model", config.model, KINDS)
     import torch
 

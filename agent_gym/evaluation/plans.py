@@ -4,7 +4,6 @@ Knows environments, and nothing of models or of where episodes are kept.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from agent_gym.rollout.seeds import derive_seed
 
 _TASKS: Final = 100
 """How many tasks are played where nobody says how many."""
-_ELSEWHERE: Final = ("concurrency", "workers", "ray_")
+ELSEWHERE: Final = ("concurrency", "workers", "ray_")
 """Beginnings of the settings that say where and how many at once episodes are played, and not how."""
 _SHORT: Final = 16
 """Hex digits that tell what one task says from another."""
@@ -157,14 +156,6 @@ def chosen_tasks(suite: Suite, env: TextEnv, split: str) -> list[Task]:
         UnknownIdError: The suite names a task that the environment does not have.
     """
     if isinstance(suite.tasks, list):
-        twice = [id for id, number in Counter(suite.tasks).items() if number > 1]
-        if twice:
-            raise ConfigError(
-                f"The suite {suite.name} names the task {twice[0]!r} more than once: name each once, and say with "
-                "attempts how often they are played."
-            )
-        if not suite.tasks:
-            raise ConfigError(f"The suite {suite.name} names no task: list some, or leave tasks out for all.")
         return [env.find_task(id) for id in suite.tasks]
     listed: Sequence[Task] = tasks_of(env, split)
     if suite.stretch is not None:
@@ -231,7 +222,7 @@ def _changed(own: Suite, wished: Suite) -> list[str]:
     return [
         f"{name}={value}"
         for name, value in after.items()
-        if not name.startswith(_ELSEWHERE) and before.get(name, ...) != value
+        if not name.startswith(ELSEWHERE) and before.get(name, ...) != value
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.evaluation.outcomes import Metric, Outcomes
-from agent_gym.evaluation.plans import digest
+from agent_gym.evaluation.plans import ELSEWHERE, digest
 from agent_gym.evaluation.resuming import suite_records
 from agent_gym.evaluation.selection import Part
 from agent_gym.evaluation.suites import Suite, find_suite
@@ -51,6 +51,37 @@ def said_of(run: RunFolder, part: Part, played: Outcomes) -> Said:
         return Said()
     why = "the run is imported" if "imported" in run.config else "the run has no record of how it was played"
     return Said(suite.metric, [], f"no published scores stand here: {why}." if suite.references else "")
+
+
+def played_otherwise(first: RunFolder, second: RunFolder, suites: tuple[str, str]) -> list[str]:
+    """Return how two runs were told to play otherwise than each other, as "max_turns is 20 in A and 12 in B".
+
+    Args:
+        first: The first run.
+        second: The second.
+        suites: What each played.
+
+    Returns:
+        A phrase a setting; none where a run has no record of how it played, as imported ones do not.
+    """
+    records = _record(first, suites[0]), _record(second, suites[1])
+    if records[0] is None or records[1] is None:
+        return []
+    a, b = ({**one["env"]["options"], **one["rollout"], "temperature": one["temperature"]} for one in records if one)
+    names = [name for name in {**a, **b} if not name.startswith(ELSEWHERE) and a.get(name) != b.get(name)]
+    return [f"{name} is {_told(a.get(name))} in A and {_told(b.get(name))} in B" for name in names]
+
+
+def _record(run: RunFolder, suite: str) -> dict[str, Any] | None:
+    """Return what a run has written down of a suite, or of the split that it played without one."""
+    records = suite_records(run.path)
+    named = [record for record in records if record["name"] == suite]
+    unnamed = [record for record in records if not record["name"]]
+    return next(iter(named or unnamed), None)
+
+
+def _told(value: Any) -> str:
+    return "not said" if value is None or value == "" else str(value)
 
 
 def _of_record(record: dict[str, Any], played: Outcomes) -> Said:

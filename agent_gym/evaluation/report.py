@@ -15,6 +15,7 @@ from agent_gym.evaluation.statistics import Estimate
 from agent_gym.evaluation.summing import (
     TypeRow,
     Use,
+    answer_entropy,
     attempts_to_show,
     by_type,
     estimate_of,
@@ -61,6 +62,8 @@ class Report:
     """Share of the turns whose action was not possible."""
     entropy: float | None
     """Mean over episodes, in nats."""
+    answer_entropy: Estimate
+    """Mean over tasks of the entropy of the answers to a task, in nats."""
     limited: int
     """Episodes that a limit ended."""
     retried: int
@@ -97,6 +100,7 @@ class Report:
                 "types_alike": self.types_alike.as_dict(),
                 "invalid_actions": self.invalid_actions,
                 "entropy": self.entropy,
+                "answer_entropy": self.answer_entropy.as_dict(),
                 "limited": self.limited,
                 "retried": self.retried,
             },
@@ -178,6 +182,7 @@ def report(
         types=types,
         types_alike=mean_over_types(types) if types else Estimate(None, method="undefined: no types are known"),
         over_k=over_k(found, attempts_to_show(int(success.counts.max(initial=0)), ks), rng, level=level),
+        answer_entropy=answer_entropy(found, rng, level=level),
         use={name: use_of(found, column) for name, column in USES.items()},
         invalid_actions=float(found.numbers("invalid_actions")[~failed].sum() / turns) if turns else None,
         entropy=float(np.nanmean(entropies)) if not bool(np.isnan(entropies).all()) else None,

@@ -46,6 +46,9 @@ def completions_engine(config: EvalConfig) -> tuple[CompletionsEngine, Callable[
 
 def _server(config: EvalConfig) -> Server:
     section = config.server
+    address, _, last = config.model.rstrip("/").partition("/v1/")
+    if last in ("chat/completions", "completions", "models"):
+        raise ConfigError(f"The address of a server goes up to the version: use --model {address}/v1.")
     key = os.environ.get(section.api_key_env)
     if key is None and section.api_key_env != ServerSection().api_key_env:
         raise ConfigError(f"The environment variable {section.api_key_env} is not set: put the server's key into it.")
@@ -69,8 +72,15 @@ def _name(section: ServerSection, server: Server) -> str:
     names = [str(model["id"]) for model in server.models or ()]
     if len(names) == 1:
         return names[0]
-    listed = f"it has {', '.join(names[:10])}" + " ..." * (len(names) > 10) if names else "it does not list its models"
-    raise ConfigError(f"Which model of the server {server.url} is meant was not said; {listed}: add --model-name.")
+    if not names:
+        raise ConfigError(
+            f"The server {server.url} does not list its models: add --model-name, and see that the address ends with "
+            "the version, as in http://localhost:8000/v1."
+        )
+    listed = ", ".join(names[:10]) + " ..." * (len(names) > 10)
+    raise ConfigError(
+        f"Which model of the server {server.url} is meant was not said; it has {listed}: add --model-name."
+    )
 
 
 def _price(config: EvalConfig, name: str) -> Price | None:
@@ -78,6 +88,11 @@ def _price(config: EvalConfig, name: str) -> Price | None:
     price = Price(*section.price) if section.price is not None else None
     if price is None and section.prices is not None:
         price = find_price(name, Path(section.prices))
+        if price is None:
+            raise ConfigError(
+                f"{section.prices} has no price of {name}: add a line `{name}: [read, generated]`, or leave out "
+                "--prices."
+            )
     if price is None and config.limits.cost is not None:
         raise ConfigError(f"A limit of cost needs the price of {name}: add --price READ,GENERATED, or --prices FILE.")
     return price

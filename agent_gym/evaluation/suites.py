@@ -5,11 +5,12 @@ each of them says of its own. Knows nothing of models, and makes no environment.
 """
 
 import importlib.util
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agent_gym.config import EvalRolloutSection
 from agent_gym.config_files import build, merged, read_yaml
@@ -93,6 +94,16 @@ class Suite(Section):
     """What was published."""
     needs: Needs = Needs()
     """What must be there."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _some_and_each_once(cls, tasks: int | list[str] | None) -> int | list[str] | None:
+        if tasks == [] or (isinstance(tasks, int) and tasks < 1):
+            raise ValueError("there must be one task at least; left out, all are played")
+        twice = [id for id, number in Counter(tasks).items() if number > 1] if isinstance(tasks, list) else []
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands there more than once; `attempts` says how often each is played")
+        return tasks
 
     @model_validator(mode="before")
     @classmethod
@@ -187,7 +198,7 @@ def _suite(values: dict[str, Any], path: Path) -> Suite:
     try:
         return build(Suite, values)
     except ConfigError as error:
-        raise ConfigError(f"{path.name} has no suite {values['name']!r}: {error}") from error
+        raise ConfigError(f"{path.name} describes no suite {values['name']!r}: {error}") from error
 
 
 def _whole(values: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from agent_gym.evaluation.answers import entropy_of
 from agent_gym.evaluation.outcomes import Booleans, Integers, Outcomes, Tasks
 from agent_gym.evaluation.passes import best_of_k, majority_at_k, pass_at_k, pass_hat_k
 from agent_gym.evaluation.statistics import Estimate, estimate
@@ -137,6 +138,23 @@ def over_k(
     if not bool(np.isin(scores.order, (0, 1)).all()):
         found["best_of_k"] = {k: _mean((best_of_k(values, k) for values in scores.scores()), rng, level) for k in ks}
     return found
+
+
+def answer_entropy(outcomes: Outcomes, rng: np.random.Generator, *, level: float) -> Estimate:
+    """Return the mean entropy of the answers to a task in nats, over the tasks with two attempts at least.
+
+    Answers that are one vote are one answer, and no answer is an answer of its own, see
+    `agent_gym.evaluation.answers.answer_entropy`. Failed attempts do not count.
+    """
+    if not bool(outcomes.flags("answered").any()):
+        return Estimate(None, method="undefined: no episode has an answer")
+    masses = ([count for count, _ in answers] + [silent] * bool(silent) for answers, silent in outcomes.votes())
+    known = [entropy_of(each) for each in masses if sum(each) > 1]
+    left_out = len(outcomes.task_ids) - len(known)
+    if known and max(known) == min(known):
+        # Answers that never varied are no successes, whose interval would be one for 0.
+        return Estimate(known[0], None, None, "no interval: all tasks are alike", len(known), left_out)
+    return estimate(np.array(known, dtype=np.float64), rng=rng, level=level, unit=False, left_out=left_out)
 
 
 def _passes(tasks: Tasks, function: Callable[[int, int, int], float | None], k: int) -> Iterator[float | None]:

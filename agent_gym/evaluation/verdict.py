@@ -91,6 +91,8 @@ class Comparison:
     differing: list[Differing] = field(default_factory=list)
     suites_alone: list[str] = field(default_factory=list)
     """Suites that only one of the runs has, and which; said with the first comparison of two runs."""
+    otherwise: list[str] = field(default_factory=list)
+    """How the two were told to play otherwise than each other."""
     unit: float = 100.0
     """What a difference is multiplied with to be shown: 100 gives points, 1 the metric itself."""
 
@@ -147,13 +149,24 @@ def sentence_of(comparison: Comparison) -> str:
 
 def warnings_of(comparison: Comparison) -> list[str]:
     """Return what is to be said beside the sentence."""
-    said = [_suites_alone(comparison), _left_out(comparison), _too_small(comparison), _failures(comparison)]
+    said = [
+        _suites_alone(comparison),
+        _otherwise(comparison),
+        _left_out(comparison),
+        _too_small(comparison),
+        _failures(comparison),
+    ]
     return [sentence for sentence in said if sentence]
 
 
 def _suites_alone(comparison: Comparison) -> str:
     names = comparison.suites_alone
     return f"Suites left out, since only one of the runs has them: {', '.join(names)}." if names else ""
+
+
+def _otherwise(comparison: Comparison) -> str:
+    told = "; ".join(comparison.otherwise)
+    return f"The two were played by different rules, which may be all that differs: {told}." if told else ""
 
 
 def _left_out(comparison: Comparison) -> str:

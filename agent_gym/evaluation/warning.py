@@ -57,7 +57,9 @@ def _too_small(tasks: Tasks, value: Estimate, level: float) -> str:
         return ""
     if smallest is None or smallest >= 1:
         return f"{_count(value.tasks, 'task')}: too few to say anything about a difference between two runs."
-    needed = math.ceil(value.tasks * (smallest / USUAL_CLAIM) ** 2)
+    # Wilson's interval is as wide as the usual one of z^2 tasks more.
+    tasks_told = value.tasks + normal_quantile((1 + level) / 2) ** 2 * value.method.startswith("Wilson")
+    needed = math.ceil(tasks_told * (smallest / USUAL_CLAIM) ** 2)
     return (
         f"{_count(value.tasks, 'task')}: too few to tell two runs apart that differ by less than about "
         f"{100 * smallest:.0f} points, unless they solve much the same tasks; {100 * USUAL_CLAIM:.0f} points take "

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agent_gym.cli.app import app
-from agent_gym.cli.evaluating import higher
+from agent_gym.cli.evaluating import higher, time_left
 from agent_gym.errors import ConfigError, UnknownIdError
 from agent_gym.evaluation.budgets import UsedUp
 
@@ -52,8 +52,10 @@ def test_one_suite_is_described_with_what_was_published_and_what_must_be_chosen(
 def test_a_suite_is_played_with_lines_of_progress_and_a_table(folder: Path) -> None:
     told = run("eval", "--suite", "kitchen.yaml", "--model", "expert", "--n", "2", "--name", "a").output
     assert "kitchen: 6 episodes\n" in told and "6/6  success 1.00  0:00:00 left" in told
-    assert "expert on kitchen" in told and "pass@2" in told and "by type of task" in told
+    assert "expert on kitchen" in told and "pass@1" in told and "pass@2" in told and "by type of task" in told
     assert "published: 12.5 success %" in told and "run folder: runs/a" in told
+    with pytest.raises(ConfigError, match="There is a run runs/a: add --resume"):
+        run("eval", "--name", "a")
     again = run("eval", "--name", "a", "--resume").output
     assert "6 episodes" not in again and "expert on kitchen" in again
 
@@ -97,6 +99,10 @@ def test_what_is_missing_or_does_not_go_together_is_named() -> None:
         run("eval", "--suite", "kitchen.yaml")
     with pytest.raises(ConfigError, match="There is no run runs/b"):
         run("eval", "--name", "b", "--model", "expert", "--retry-failed")
+    with pytest.raises(ConfigError, match="There is no run runs/b to go on with: check --name"):
+        run("eval", "--name", "b", "--resume")
+    with pytest.raises(ConfigError, match=r"as in 0.15,0.6; it was given '1'"):
+        run("eval", "--suite", "kitchen.yaml", "--model", "http://localhost:1/v1", "--price", "1")
     with pytest.raises(ConfigError, match="leave out --env and --split, or --suite"):
         run("eval", "--suite", "kitchen.yaml", "--split", "train", "--model", "expert")
 
@@ -123,6 +129,21 @@ def test_rescoring_says_what_changed(folder: Path) -> None:
     assert "│ reward" in run("rescore", "runs/a", "--metric", "reward").output
     with pytest.raises(UnknownIdError, match="Unknown metric 'sucess': did you mean 'success'"):
         run("rescore", "runs/a", "--metric", "sucess")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ended", "left", "in_flight", "expected"),
+    [
+        (10, 1, 9, 1, 90.0),  # one after the other
+        (10, 1, 239, 64, pytest.approx(64, rel=0.1)),  # the first of 64 to end is not alone in having got anywhere
+        (100, 640, 1000, 64, pytest.approx(144, rel=0.01)),
+        (100, 640, 0, 64, 0.0),
+    ],
+)
+def test_the_time_left_counts_what_is_in_flight(
+    seconds: float, ended: int, left: int, in_flight: int, expected: float
+) -> None:
+    assert time_left(seconds, ended, left, in_flight) == expected
 
 
 @pytest.mark.parametrize("given", [",", " ", ""])

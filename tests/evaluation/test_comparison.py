@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from evaluation.measured_runs import add, episode, make
 
+from agent_gym.config import EvalConfig
+from agent_gym.config_files import build
 from agent_gym.errors import ConfigError, StoreError, UnknownIdError
 from agent_gym.evaluation.comparison import adjusted, compare_runs, compare_suites
 from agent_gym.evaluation.pairing import mcnemar, paired_interval
+from agent_gym.evaluation.runner import evaluate
 from agent_gym.evaluation.selection import Selection, select
 from agent_gym.store.run import RunFolder
 
@@ -203,3 +206,14 @@ def test_with_few_tasks_the_interval_holds_zero_where_the_test_does_not_refuse_i
     alike = compare_runs(a, make(tmp_path / "c", [[True] * 4 for _ in range(tasks)])).overall
     assert alike.low is not None and alike.p_value is not None and found.low <= alike.low
     assert (alike.low <= 0) == (alike.p_value >= 0.05)
+
+
+def test_that_two_runs_were_played_by_different_rules_is_said(tmp_path: Path) -> None:
+    runs = []
+    for name, more in (("a", {}), ("b", {"temperature": 0.5, "rollout": {"max_tokens": 8, "concurrency": 2}})):
+        config = build(EvalConfig, {"env": {"id": "small_envs:CountEnv"}, "model": "random", "tasks": 2, **more})
+        evaluate(config, tmp_path / name)
+        runs.append(RunFolder.open(tmp_path / name))
+    assert compare_runs(*runs).otherwise == ["max_tokens is 64 in A and 8 in B", "temperature is 1.0 in A and 0.5 in B"]
+    assert "by different rules, which may be all that differs: max_tokens" in compare_runs(*runs).warnings[0]
+    assert compare_runs(runs[0], runs[0]).otherwise == []

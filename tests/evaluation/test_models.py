@@ -140,6 +140,10 @@ def test_a_folder_with_a_model_plays_and_its_tokens_are_counted(model: Any, toke
         ("exprt", "did you mean 'expert'"),
         ("scripted:no.jsonl", "The script no.jsonl cannot be read"),
         ("scripted:no.py:act", "cannot be imported"),
+        ("scripted:no.py", "names no function: give scripted:no.py:FUNCTION"),
+        ("", "Unknown model ''"),
+        (f"{__file__}:names", r"needs arguments \(trajectories\).* is played as scripted:"),
+        ("http://127.0.0.1:1/v1/chat/completions", "goes up to the version: use --model http://127.0.0.1:1/v1"),
         ("./no/folder", "There is no model in ./no/folder"),
         ("ftp://host/v1", "cannot be imported|Unknown model"),
     ],
@@ -251,6 +255,8 @@ def test_a_table_of_prices_and_a_limit_of_cost(tmp_path: Path) -> None:
         assert "cost" not in played(server.url, JOBS[:1])[0].metadata
         with pytest.raises(ConfigError, match="A limit of cost needs the price of small-model"):
             played(server.url, limits={"cost": 1.0})
+        with pytest.raises(ConfigError, match="has no price of unheard-of: add a line"):
+            played(server.url, server={"prices": str(table), "name": "unheard-of"})
         table.write_text(f"{MODEL}: 5\n")
         with pytest.raises(ConfigError, match="must be two numbers"):
             played(server.url, server={"prices": str(table)})

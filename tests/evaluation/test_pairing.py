@@ -76,6 +76,10 @@ def test_the_unpaired_test_is_scipys(size: int) -> None:
     assert permutation_test(first, second, rng=rng()) == pytest.approx(expected, abs=0.015)
 
 
+def test_no_permutation_test_is_certain() -> None:
+    assert permutation_test([0.0] * 30, [1.0] * 30, rng=rng(), permutations=99) == 1 / 100
+
+
 def score(only_first: int, only_second: int, pairs: int, difference: float) -> float:
     """The score statistic at a supposed difference, with the nuisance share maximised numerically."""
 
@@ -163,3 +167,15 @@ def test_the_interval_of_few_differences_is_what_the_test_does_not_refuse(values
     refused = sign_flip_test(values, rng=np.random.default_rng(0)) < 1 - level - 1e-9
     ends = sign_flip_interval(values, level=level)
     assert refused == (ends is not None and not ends[0] <= 0 <= ends[1])
+
+
+@pytest.mark.parametrize("count", [6, 9, 12])
+def test_the_ends_for_few_differences_are_where_the_test_begins_to_refuse(count: int) -> None:
+    values = np.random.default_rng(count).normal(0.3, 1, size=count)
+    found = sign_flip_interval(values)
+    assert found is not None
+    for end, outwards in zip(found, (-1e-6, 1e-6), strict=True):
+        inside, outside = (sign_flip_test(values - end - shift, rng=rng()) for shift in (-outwards, outwards))
+        assert outside < 0.05 <= inside
+    if count == 6:
+        assert found == (pytest.approx(values.min()), pytest.approx(values.max()))

@@ -1,6 +1,7 @@
 """What stored episodes add up to."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ def test_answers_are_voted_on_and_scores_have_a_best(tmp_path: Path) -> None:
     assert found.over_k["maj_at_k"][3].value == pytest.approx((1 + 1 + 0.5 + 0.5) / 4)
     assert found.over_k["maj_at_k"][4].value == 1
     assert found.over_k["best_of_k"][3].value == 1
+    # Twice 4, once 5, once nothing.
+    assert found.answer_entropy.value == pytest.approx(1.5 * math.log(2))
+    assert found.as_dict()["overall"]["answer_entropy"]["tasks"] == 1
+    (none,) = report_of(make(tmp_path / "silent", [[True, False]]))
+    assert none.answer_entropy.value is None and "no episode has an answer" in none.answer_entropy.method
 
 
 def test_types_have_rows_and_a_mean_in_which_each_counts_the_same(tmp_path: Path) -> None:
@@ -101,7 +107,7 @@ def test_a_small_suite_says_what_it_cannot_show(tmp_path: Path) -> None:
     small = make(tmp_path / "small", [[task % 2 == 0] for task in range(40)])
     large = make(tmp_path / "large", [[task % 2 == 0] for task in range(900)])
     (said,) = report_of(small)[0].warnings
-    assert said.startswith("40 tasks: too few") and "5 points take about 1,5" in said
+    assert said.startswith("40 tasks: too few") and "5 points take about 1,600 tasks" in said
     assert report_of(large)[0].warnings == []
 
 

@@ -134,6 +134,25 @@ suites:
             find_suite("own.yaml")
         assert find_suite("own.yaml:table/long").split == "train"
 
+    @pytest.mark.parametrize(
+        ("old", "new", "said"),
+        [
+            ("tasks: 10", "tasks: 0", "'tasks' is 0: there must be one task at least"),
+            ("tasks: 10", "tasks: []", "there must be one task at least"),
+            ("tasks: 10", "tasks: [a, b, a]", "'a' stands there more than once; `attempts` says how often"),
+            ("tasks: 10", "types: [hardest]", "has no task of the types hardest: it has "),
+            ("max_tokens: 16", "temperature: 0.3", "temperature has no effect here: say temperature"),
+            ("max_tokens: 16", "tasks: 3", "tasks has no effect here: say tasks"),
+            ("max_tokens: 16", "max_lag: 2", "max_lag has no effect here: nothing is trained"),
+        ],
+    )
+    def test_what_would_play_nothing_or_something_else_is_refused(
+        self, folder: Path, old: str, new: str, said: str
+    ) -> None:
+        name = written(folder, OWN.replace(old, new))
+        with pytest.raises(ConfigError, match=said):
+            make_plans(EvalConfig(suites=[name], model="random"))
+
     def test_a_key_that_does_not_exist_is_refused_with_the_nearest(self, folder: Path) -> None:
         with pytest.raises(ConfigError, match=r"'guesses'.*Unknown configuration key 'metrics': did you mean 'metric'"):
             find_suite(written(folder, OWN + "metrics: success"))
