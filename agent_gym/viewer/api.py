@@ -171,10 +171,10 @@ def facets(runs: Runs, asked: Asked) -> Json:
 
 def groups(runs: Runs, asked: Asked) -> Json:
     """Return a page of groups."""
-    run, wanted = _run(runs, asked), _filter(asked)
+    run, wanted, rewards = _run(runs, asked), _filter(asked), asked.choice("rewards", queries.REWARDS)
     limit, after = asked.count("limit", PAGE, low=1, high=LARGEST_PAGE), asked.text("after")
     asked.done()
-    return queries.group_list(run, wanted, limit=limit, after=after)
+    return queries.group_list(run, wanted, rewards=rewards, limit=limit, after=after)
 
 
 def group(runs: Runs, asked: Asked) -> Json:

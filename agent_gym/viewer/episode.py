@@ -50,7 +50,8 @@ def turns_view(
     last = len(turns) if limit is None else min(len(turns), first + limit)
     prompt = []
     if turns and first == 0:
-        prompt.append(view.part(0, turns[0].start))
+        # Of a prompt that would take it all half is left to what the model answered.
+        prompt.append(view.part(0, turns[0].start, spare=min(turns[0].end - turns[0].start, budget // 2)))
     shown: list[dict[str, Any]] = []
     for index in range(first, last):
         begin = turns[index].start if index == 0 else turns[index - 1].end
@@ -73,8 +74,9 @@ def turns_view(
 
 
 def _cut(first: int, following: int, count: int, view: "_Tokens") -> str:
-    why = "" if view.budget is None else f": the tokens of these {following - first} are as many as are drawn at once"
-    return f"Shown are turns {first} to {following - 1} of {count}{why}."
+    why = "" if view.budget is None else ": more tokens are not drawn at once"
+    which = f"are turns {first + 1} to {following}" if following > first + 1 else f"is turn {following}"
+    return f"Shown {which} of {count}{why}."
 
 
 class _Tokens:
@@ -91,13 +93,13 @@ class _Tokens:
     def exceeded_by(self, count: int) -> bool:
         return self.budget is not None and count > self.budget
 
-    def part(self, begin: int, end: int) -> dict[str, Any]:
-        """Return text and tokens of a stretch, and spend the budget."""
+    def part(self, begin: int, end: int, *, spare: int = 0) -> dict[str, Any]:
+        """Return text and tokens of a stretch, and spend the budget, all but `spare` tokens of it."""
         ids = self.trajectory.token_ids
         if self.budget is None:
             return {"prompt_text": _short(self.texts.text(ids[begin:end]))}
         # Of a stretch that is too long the end is shown, where what the model generated stands.
-        kept = max(begin, end - self.budget) if end - begin > self.budget else begin
+        kept = max(begin, end - (self.budget - spare))
         self.budget -= end - kept
         mask = self.trajectory.action_mask
         return {
@@ -148,6 +150,17 @@ def _turn(trajectory: Trajectory, signals: Signals, index: int) -> dict[str, Any
         "advantage": means.get("advantage"),
         "weight": means.get("weight"),
         "means": means,
+    }
+
+
+def outline(trajectory: Trajectory, signals: Signals) -> dict[str, Any]:
+    """Return what every turn came to: means of what tokens can be coloured by, rewards, invalid actions."""
+    turns = trajectory.turns
+    values = {"entropy": trajectory.entropies, "log-probability": trajectory.logprobs, **signals}
+    return {
+        "means": {name: [mean(one, turn) for turn in turns] for name, one in values.items()},
+        "rewards": [turn.reward for turn in turns],
+        "invalid": [index for index, turn in enumerate(turns) if turn.invalid_action],
     }
 
 

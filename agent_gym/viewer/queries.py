@@ -1,13 +1,13 @@
 """What the pages ask of a run's episodes: lists, groups, one group, one episode. Each answer is plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from agent_gym.errors import UnknownIdError
 from agent_gym.store.episodes import EpisodeFilter, EpisodeRow, GroupRow, Order
 from agent_gym.store.trajectories import TrajectoryStore
-from agent_gym.viewer.episode import branch_view, signal_names, turn_list, turns_view
+from agent_gym.viewer.episode import branch_view, outline, signal_names, turn_list, turns_view
 from agent_gym.viewer.runs import Run
 
 Json = dict[str, Any]
@@ -17,6 +17,17 @@ COUNTED = 5_000
 
 MEMBERS = 128
 """Episodes of one group that are shown."""
+
+Rewards = Literal["any", "differ", "equal", "won", "lost"]
+"""Groups by what they teach: whose rewards differ, or are all equal, which teaches nothing; and of those, all of whose
+attempts succeeded, or none."""
+
+REWARDS: tuple[Rewards, ...] = ("any", "differ", "equal", "won", "lost")
+
+SEARCHED = 4_000
+"""Groups that one answer looks through for those that are wanted."""
+
+_AT_ONCE = 500
 
 ORDERS: tuple[Order, ...] = ("newest", "oldest", "reward", "-reward", "turns", "-turns")
 _REVERSED: dict[Order, Order] = {
@@ -75,16 +86,56 @@ def facets(run: Run) -> Json:
     }
 
 
-def group_list(run: Run, wanted: EpisodeFilter, *, limit: int, after: str | None) -> Json:
-    """Return a page of groups."""
+def group_list(run: Run, wanted: EpisodeFilter, *, rewards: Rewards = "any", limit: int, after: str | None) -> Json:
+    """Return a page of groups.
+
+    Args:
+        run: Where they are stored.
+        wanted: A group is listed where one of its episodes matches.
+        rewards: How the rewards of a group compare. No index knows: groups are looked through, `SEARCHED` at most.
+        limit: Groups of a page, at most; fewer where `SEARCHED` were looked through for them.
+        after: The `next` of the page before.
+    """
     with run.store() as store:
         if store is None:
             return {"groups": [], "next": None, "total": 0, "total_is_exact": True, "note": _NOTHING}
+        if rewards != "any":
+            return _chosen_groups(store, wanted, rewards, limit, after)
         rows = store.groups(wanted, limit=limit + 1, after=after)
         count = run.cached(("groups", wanted), lambda: store.count_groups(wanted, at_most=COUNTED))
     following = str(rows[limit - 1].number) if len(rows) > limit else None
     shown = [_group(row) for row in rows[:limit]]
     return {"groups": shown, "next": following, "total": count, "total_is_exact": count < COUNTED}
+
+
+def _chosen_groups(
+    store: TrajectoryStore, wanted: EpisodeFilter, rewards: Rewards, limit: int, after: str | None
+) -> Json:
+    found: list[Json] = []
+    searched, cursor = 0, after
+    while searched < SEARCHED:
+        rows = store.groups(wanted, limit=_AT_ONCE, after=cursor)
+        for row in rows:
+            searched, cursor = searched + 1, str(row.number)
+            if _CHOICES[rewards](row):
+                found.append(_group(row))
+                if len(found) == limit:
+                    return {"groups": found, "next": cursor, "searched": searched}
+        if len(rows) < _AT_ONCE:
+            return {"groups": found, "next": None, "searched": searched}
+    return {"groups": found, "next": cursor, "searched": searched}
+
+
+def _differ(row: GroupRow) -> bool:
+    return row.reward_max - row.reward_min > 1e-9  # of NaN, where all failed, this is False
+
+
+_CHOICES: dict[Rewards, Callable[[GroupRow], bool]] = {
+    "differ": _differ,
+    "equal": lambda row: not _differ(row),
+    "won": lambda row: row.successes == row.count,
+    "lost": lambda row: row.successes == 0,
+}
 
 
 def _group(row: GroupRow) -> Json:
@@ -183,6 +234,8 @@ def episode(
         "branch": branch_view(trajectory),
         "branches": _branches(family, id),
         "shared_turns": trajectory.branch_turn or 0,
+        # Those who ask for further turns have it already.
+        "outline": outline(trajectory, signals) if not first else None,
         **shown,
     }
 

@@ -10,20 +10,23 @@ from typing import Any
 import pytest
 
 Open = Callable[..., Any]
+Turn = Callable[[Any, str], None]
+PATIENCE = 30_000
+"""Milliseconds that a page is waited for: only a busy machine, and a failure, take so long."""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def _needs_browser() -> Any:
-    """Return Playwright's entry; skip, or fail where a browser is demanded."""
+def _needs_browser() -> tuple[Any, Any]:
+    """Return Playwright's entry and its expectations; skip, or fail where a browser is demanded."""
     missing = None
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         missing = "playwright is not installed"
     if missing is None and CHROMIUM is None:
         missing = "there is no Chromium"
     if missing is None:
-        return sync_playwright
+        return sync_playwright, expect
     if os.environ.get("REQUIRE_BROWSER") == "1":
         pytest.fail(f"REQUIRE_BROWSER=1, but {missing}.")
     pytest.skip(f"{missing}: the page is not tested in a browser")
@@ -32,9 +35,11 @@ def _needs_browser() -> Any:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, without a window; for one file, because Playwright's event loop keeps others from being run."""
-    with _needs_browser()() as playwright:
+    sync_playwright, expect = _needs_browser()
+    with sync_playwright() as playwright:
         # As root its own sandbox does not start.
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        expect.set_options(timeout=PATIENCE)
         yield running
         running.close()
 
@@ -81,7 +86,7 @@ def open_page(browser: Any) -> Iterator[Open]:
         context = browser.new_context(
             **{"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **options}
         )
-        context.set_default_timeout(8000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -98,6 +103,17 @@ def open_page(browser: Any) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert problems == []
+
+
+@pytest.fixture(scope="session")
+def turn_to() -> Turn:
+    """Goes to another place of a page that is open, and waits until that is drawn; nothing is loaded again."""
+    script = """route => new Promise(drawn => {
+        const seen = new MutationObserver(() => { seen.disconnect(); drawn(); });
+        seen.observe(document.getElementById("main"), { attributes: true, attributeFilter: ["data-drawn"] });
+        location.hash = route;
+    })"""
+    return lambda page, route: page.evaluate(script, route)
 
 
 def _only_local(url: str, problems: list[str]) -> None:

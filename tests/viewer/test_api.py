@@ -14,6 +14,7 @@ pytest.importorskip("starlette")
 
 from starlette.testclient import TestClient
 
+from agent_gym.viewer import queries
 from agent_gym.viewer.runs import Runs
 from agent_gym.viewer.server import make_app
 
@@ -226,6 +227,37 @@ def test_groups_sum_up_without_failed_episodes(page: Page) -> None:
     assert [row["group_id"] for row in page.get("groups", failed=1, limit=1)["groups"]] == ["train/2/g1"]
 
 
+def test_groups_are_found_by_what_they_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def group(name: str, *won: bool | None) -> list[Any]:
+        played = [{"success": bool(one), "error": "gone" if one is None else None} for one in won]
+        return [episode(f"{name}/{place}", group=name, **how) for place, how in enumerate(played)]  # type: ignore[arg-type]
+
+    kinds = {"mixed": (True, False), "won": (True, True), "lost": (False, False), "half": (None, True), "gone": (None,)}
+    run = make_run(tmp_path / "run", [(1, "train", [row for name, won in kinds.items() for row in group(name, *won)])])
+    page = Page(run.path)
+
+    def found(**asked: object) -> list[str]:
+        return sorted(row["group_id"] for row in page.get("groups", **asked)["groups"])
+
+    assert found(rewards="differ") == ["mixed"]
+    assert found(rewards="equal") == ["gone", "half", "lost", "won"]
+    assert found(rewards="won") == ["won"] and found(rewards="lost") == ["gone", "lost"]
+    assert found(rewards="lost", failed=1) == ["gone"]
+    assert "'rewards' is one of any, differ" in page.error("groups", rewards="odd")[1]
+    first = page.get("groups", rewards="equal", limit=3)
+    rest = page.get("groups", rewards="equal", limit=3, after=first["next"])
+    assert len(first["groups"]) == 3 and [row["group_id"] for row in rest["groups"]] == ["won"]
+    assert rest["next"] is None
+    # What is looked through at once is bounded, and told.
+    monkeypatch.setattr(queries, "SEARCHED", 2)
+    monkeypatch.setattr(queries, "_AT_ONCE", 1)
+    answer = page.get("groups", rewards="differ")
+    assert (answer["groups"], answer["searched"]) == ([], 2)
+    while answer["next"] and not answer["groups"]:
+        answer = page.get("groups", rewards="differ", after=answer["next"])
+    assert [row["group_id"] for row in answer["groups"]] == ["mixed"]
+
+
 # -- one of them -------------------------------------------------------------------------------------------------------
 
 
@@ -298,13 +330,20 @@ def test_a_long_episode_comes_in_parts_that_say_so(tmp_path: Path) -> None:
         assert sum(len(part["tokens"]) for part in [*answer["prompt"], *answer["turns"]]) <= 5000
         seen += [turn["index"] for turn in answer["turns"]]
         following = answer["next_turn"]
-        assert following is None or answer["cut"].startswith("Shown are turns ")
+        assert following is None or answer["cut"].startswith(f"Shown are turns {answer['turns'][0]['index'] + 1} to ")
+        assert bool(answer["outline"]) == (answer["turns"][0]["index"] == 0), "it is of all turns, and told once"
     assert seen == list(range(30))
+    outline = page.get("episode", id="long", max_tokens=1)["outline"]
+    assert len(outline["means"]["entropy"]) == len(outline["rewards"]) == 30 and outline["invalid"] == []
     text = page.get("episode", id="long", tokens=0)
     assert len(text["turns"]) == 30 and "tokens" not in text["turns"][0]
     one = page.get("episode", id="long", from_turn=3, max_tokens=100)
     assert [turn["index"] for turn in one["turns"]] == [3] and one["turns"][0]["tokens_left_out"] > 0
     assert one["turns"][0]["tokens"][-1]["m"] == 1
+    # A prompt that is longer than everything that is drawn leaves room for the answer to it.
+    answered = page.get("episode", id="long", max_tokens=500, limit=1)
+    assert sum(token["m"] for token in answered["turns"][0]["tokens"]) == len("open it 0") + 1
+    assert answered["prompt"][0]["tokens_left_out"] > 0
 
 
 def test_what_an_episode_holds_arrives_as_it_is(page: Page) -> None:

@@ -104,6 +104,21 @@ def test_a_chart_tells_its_values_to_the_pointer_to_the_keyboard_and_in_a_table(
     expect(chart(page, "Entropy").locator("tbody tr").last).to_contain_text("0.75")
 
 
+def test_a_step_of_a_chart_leads_to_its_groups_and_back_is_the_chart(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/#/overview?runs=0,1")
+    picture = chart(page, "KL divergence").locator("svg.chart")
+    box = picture.bounding_box()
+    page.mouse.click(box["x"] + 60, box["y"] + 60)
+    expect(page.locator(".total")).to_have_text("1 group")
+    assert "step=1" in page.url and "run=0" in page.url
+    page.get_by_label("Rewards").select_option("all equal: no signal")
+    expect(page.locator(".empty")).to_contain_text("No group matches")
+    page.go_back()
+    picture.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Step", exact=True)).to_have_value("2")
+
+
 def test_measures_without_a_chart_of_their_own_are_found_under_more(open_page: Any, address: str) -> None:
     page = open_page(f"{address}/#/overview?runs=0")
     page.get_by_text("More measures").click()
@@ -133,7 +148,7 @@ def test_one_clicks_from_the_overview_to_an_episode_and_comes_back(open_page: An
     expect(page.locator("h1")).to_have_text("the goal of t0")
     page.locator(f'[data-leaf="{GROUP}e1"]').click()
     expect(page.locator(".branches")).to_contain_text(
-        f"Left {GROUP}e0 before turn 2 (p 0.62 · entropy 1.25 · first 0.4)."
+        f"Left {GROUP}e0 before turn 2 (p = 0.62, entropy 1.25, at first 0.4)."
     )
     page.get_by_role("link", name=f"{GROUP}e0").click()
     expect(page.locator(".badge.success").first).to_have_text("✓ success")
@@ -154,7 +169,7 @@ def test_groups_of_training_come_before_those_of_measurements(open_page: Any, ad
 def test_the_branch_tree_shows_forks_with_their_cause_and_rewards_at_the_leaves(open_page: Any, address: str) -> None:
     page = open_page(f"{address}/#/group?run=0&id={GROUP}")
     tree = page.locator("svg.tree")
-    expect(tree.locator(".fork-text")).to_have_text("↳ p 0.62 · entropy 1.25 · first 0.4")
+    expect(tree.locator(".fork-text")).to_have_text("↳ p = 0.62, entropy 1.25, at first 0.4")
     expect(tree.locator(".leaf")).to_have_count(3)
     expect(tree.locator(".leaf.success .leaf-text")).to_have_text("1")
     expect(tree.locator(".leaf.failed .leaf-sign")).to_have_text("!")
@@ -189,7 +204,7 @@ def test_an_episode_is_a_conversation_with_rewards_timings_and_what_the_method_d
     expect(turns.first.locator(".tokens")).to_contain_text("open it 0")
     expect(turns.last.locator(".badge.success")).to_have_text("reward +1")
     expect(turns.first.locator(".timings")).to_contain_text("out")
-    expect(turns.first.locator(".measures")).to_contain_text("advantage \u22120.5 → +0.25")
+    expect(turns.first.locator(".measures")).to_contain_text("advantage\u22120.5 → +0.25")
     expect(turns.first.locator(".measures")).to_contain_text("weight")
     state = page.get_by_role("complementary", name="Environment")
     expect(state).to_contain_text("the end")
@@ -213,8 +228,25 @@ def test_tokens_take_the_colour_of_the_chosen_value_and_tell_all_of_them(open_pa
     assert len(set(colours["log_ratio"])) == 3, "two signs and two strengths are three colours"
     assert "colour=log-probability" in page.url
     own.nth(4).hover()
-    for word in ('" "', f"token {ord(' ')}", "mask 1", "entropy", "0.04", "base advantage", "-0.5"):
+    for word in ('" "', f"token {ord(' ')}", "mask 1", "entropy", "0.04", "base advantage", "\u22120.5"):
         expect(page.locator("#tooltip")).to_contain_text(word)
+
+
+def test_all_turns_are_seen_at_a_glance_and_tokens_are_reached_by_keyboard(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/#/episode?run=0&id={GROUP}e0")
+    strip = page.locator("svg.strip")
+    expect(strip.locator("[data-strip]")).to_have_count(3)
+    expect(strip.locator(".strip-reward")).to_have_count(1)
+    strip.locator("[data-strip='2']").click()
+    expect(page.locator("#turn-2")).to_be_focused()
+    assert "turn=2" in page.url
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#tooltip")).to_contain_text('"o"')
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#tooltip")).to_contain_text('"p"')
+    page.get_by_role("button", name="reward +1 in turn 3").click()
+    expect(page.locator("#turn-3")).to_be_focused()
+    expect(strip.locator(".here")).to_have_attribute("data-strip", "3")
 
 
 def test_the_action_mask_is_seen_where_context_is_shown(open_page: Any, address: str) -> None:
@@ -261,6 +293,7 @@ def test_filters_narrow_the_table_and_stand_in_the_address(open_page: Any, addre
 
 def test_more_episodes_come_as_one_scrolls(open_page: Any, serve: Callable[..., str], tmp_path: Path) -> None:
     many = [episode(f"train/1/{index:03}", turns=1 + index % 3) for index in range(120)]
+    many[0] = episode("train/1/000", turns=80, observation="x" * 500)
     page = open_page(f"{serve(make_run(tmp_path / 'many', [(1, 'train', many)]).path)}/#/episodes?run=0")
     rows = page.locator("tbody tr")
     expect(page.locator(".total")).to_have_text("120 episodes")
@@ -269,8 +302,18 @@ def test_more_episodes_come_as_one_scrolls(open_page: Any, serve: Callable[..., 
         page.keyboard.press("End")
         expect(rows).not_to_have_count(shown)
     assert len(set(page.locator("tbody td.id").all_inner_texts())) == 120
+    # Who comes back from an episode finds the place: its row, among as many as were there.
+    page.get_by_role("link", name="train/1/003").click()
+    expect(page.locator("article.turn")).to_have_count(1)
+    page.go_back()
+    expect(rows).to_have_count(120)
+    assert "train/1/003" in page.evaluate("document.activeElement.innerText")
+    assert page.evaluate("scrollY") > 1000
     page.get_by_label("Order").select_option("most turns")
-    expect(rows.first.locator("td").nth(4)).to_have_text("3")
+    expect(rows.first.locator("td").nth(4)).to_have_text("80")
+    # A link to a turn that is not in the first part of a long episode.
+    page.goto(page.url.split("#")[0] + "#/episode?run=0&id=train/1/000&turn=75")
+    expect(page.locator("#turn-75")).to_be_focused()
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------------
@@ -326,5 +369,9 @@ def test_a_run_without_anything_and_an_unknown_episode_are_told_in_a_sentence(
     expect(page.get_by_role("alert")).to_contain_text("There is no such page")
     page.goto(f"{place}/#/episode?run=0&id=lost")
     expect(page.get_by_role("alert")).to_contain_text("lost")
+    broken = make_run(tmp_path / "broken", config=train_config()).path
+    (broken / "trajectories.sqlite").write_bytes(b"garbage " * 200)
+    lost = open_page(f"{serve(broken)}/#/overview")
+    expect(lost.locator(".error-box")).to_contain_text("cannot be read")
     # The console tells of the answer's status, and of nothing else.
     assert len(page.problems) == 1 and "404" in page.problems.pop()

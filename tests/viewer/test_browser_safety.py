@@ -77,13 +77,6 @@ def routes(page: Any) -> dict[str, str]:
     return {**lists, group: "goal <script>", episode: "seen <script>", **compared}
 
 
-def show(page: Any, address: str, word: str) -> None:
-    # From anew: what the page before it showed must not be taken for this one.
-    page.goto("about:blank")
-    page.goto(address)
-    expect(page.locator("main")).to_contain_text(word)
-
-
 TRACES = """() => {
   const count = (selector) => document.querySelectorAll(selector).length;
   const all = [...document.querySelectorAll("*")];
@@ -104,15 +97,15 @@ def nothing_ran(page: Any) -> None:
 
 
 def test_an_episode_of_attacks_is_shown_as_text_on_every_page_and_runs_nothing(
-    open_page: Any, serve: Callable[..., str], attacked: list[Path]
+    open_page: Any, serve: Callable[..., str], attacked: list[Path], turn_to: Any
 ) -> None:
-    place = serve(*attacked)
-    page = open_page(f"{place}/#/overview?run=0")
+    page = open_page(f"{serve(*attacked)}/#/overview?run=1")
     page.add_init_script(WATCH)
     page.reload()
     page.wait_for_selector("main[data-drawn]")
     for route, word in routes(page).items():
-        show(page, f"{place}/{route}", word)
+        turn_to(page, route)
+        expect(page.locator("main")).to_contain_text(word)
         for summary in page.locator("main summary").all():
             summary.click()
         for hovered in page.locator("main .token.own, main .fork, main .leaf, main svg.chart").all()[:3]:
@@ -121,7 +114,7 @@ def test_an_episode_of_attacks_is_shown_as_text_on_every_page_and_runs_nothing(
 
 
 def test_a_report_is_looked_at_without_a_network_and_runs_nothing_of_the_episodes(
-    open_page: Any, attacked: list[Path], tmp_path: Path
+    open_page: Any, attacked: list[Path], tmp_path: Path, turn_to: Any
 ) -> None:
     from agent_gym.viewer.export import export
 
@@ -129,7 +122,8 @@ def test_a_report_is_looked_at_without_a_network_and_runs_nothing_of_the_episode
     page = open_page((tmp_path / "report.html").as_uri(), offline=True)
     page.wait_for_selector("main[data-drawn]")
     for route, word in routes(page).items():
-        show(page, f"{(tmp_path / 'report.html').as_uri()}{route}", word)
+        turn_to(page, route)
+        expect(page.locator("main")).to_contain_text(word)
         assert page.evaluate("window.taken ?? null") is None
 
 

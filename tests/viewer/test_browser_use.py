@@ -65,12 +65,12 @@ def test_pages_follow_a_run_that_is_being_written(open_page: Any, serve: Callabl
     run.log(record(2))
     with run.trajectories() as store:
         store.add(batch(2), step=2, phase="train")
-    expect(curves.get_by_text("2 of 10")).to_be_visible(timeout=15000)
+    expect(curves.get_by_text("2 of 10")).to_be_visible()
     expect(curves.locator('[data-chart="KL divergence"] tbody tr')).to_have_count(0)
     curves.locator('[data-chart="KL divergence"] summary').click()
     expect(curves.locator('[data-chart="KL divergence"] tbody tr')).to_have_count(2)
-    expect(list_.locator(".total")).to_have_text("2 groups", timeout=15000)
-    expect(typing.locator(".total")).to_have_text("4 episodes", timeout=15000)
+    expect(list_.locator(".total")).to_have_text("2 groups")
+    expect(typing.locator(".total")).to_have_text("4 episodes")
     assert typing.evaluate("document.activeElement.name") == "q", "what one types in keeps the focus"
     assert all(page.evaluate("window.kept") for page in (curves, list_, typing)), "no page was loaded again"
 
@@ -135,12 +135,13 @@ NAMELESS = """() => [...document.querySelectorAll("input, select, button, svg:no
     .map((e) => e.outerHTML.slice(0, 120))"""
 
 
-def test_no_page_scrolls_sideways_and_all_that_can_be_used_has_a_name(open_page: Any, address: str) -> None:
-    page = open_page(f"{address}/{PAGES['overview']}")
+def test_no_page_scrolls_sideways_and_all_that_can_be_used_has_a_name(
+    open_page: Any, address: str, turn_to: Any
+) -> None:
+    page = open_page(f"{address}/#/overview")
+    page.wait_for_selector("main[data-drawn]")
     for name, route in PAGES.items():
-        page.goto("about:blank")
-        page.goto(f"{address}/{route}")
-        page.wait_for_selector("main[data-drawn]")
+        turn_to(page, route)
         assert page.locator("main h1").count() == 1, name
         assert page.evaluate(NAMELESS) == [], name
         for width in (400, 1280):

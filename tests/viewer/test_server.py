@@ -58,12 +58,12 @@ def test_it_prints_its_address_answers_at_once_and_ends_with_ctrl_c(run: Path) -
         with httpx.Client(base_url=address) as client:
             assert "<title>" in client.get("/").text
             times = []
-            for _ in range(9):
+            for _ in range(30):
                 begun = time.perf_counter()
                 assert client.get("/api/facets").json()["phases"] == ["train"]
                 times.append(time.perf_counter() - begun)
         # An answer that waits for an acknowledgement takes 40 ms, each of them.
-        assert min(times) < 0.03
+        assert min(times) < 0.035
         os.kill(process.pid or 0, signal.SIGINT)
         process.join(20)
         assert process.exitcode is not None and process.exitcode >= 0

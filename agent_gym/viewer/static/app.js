@@ -13,6 +13,7 @@
 
   let drawing = 0;
   let shownAt = "";
+  const leftAt = new Map();
 
   // -- dark and light ----------------------------------------------------------------------------------------------
 
@@ -111,6 +112,7 @@
   function put(page, parameters, content, again) {
     const here = page + (parameters.id ?? "") + (parameters.run ?? "");
     const same = here === shownAt;
+    const first = !shownAt;
     const kept = same ? keep() : null;
     gym.hideTip();
     main.replaceChildren();
@@ -119,13 +121,30 @@
     frame(page, parameters);
     shownAt = here;
     if (kept) restore(kept);
-    else {
-      scrollTo(0, 0);
-      gym.pages[page]?.shown?.(parameters);
-    }
+    else arrive(page, parameters, first);
     main.dataset.drawn = String(Number(main.dataset.drawn ?? 0) + 1);
     if (again) main.dataset.updated = String(Number(main.dataset.updated ?? 0) + 1);
   }
+
+  /** Begin at the top, or, in a list that one comes back to, at the row that one left it from. */
+  function arrive(page, parameters, first) {
+    const left = gym.pages[page]?.isList ? leftAt.get(location.hash) : null;
+    // Those who read with their ears or by keyboard go on in what is new; at the very first the browser has its say.
+    if (!first) main.focus({ preventScroll: true });
+    scrollTo(0, left?.scroll ?? 0);
+    if (left?.row) main.querySelector(`[data-href="${CSS.escape(left.row)}"]`)?.focus({ preventScroll: true });
+    if (!left) gym.pages[page]?.shown?.(parameters);
+  }
+
+  /** Remember where a list is left, so that one comes back to the same place. */
+  function leave({ oldURL, newURL }) {
+    if (!oldURL || !gym.pages[main.dataset.page]?.isList) return;
+    const rows = main.querySelectorAll("[data-row]").length;
+    leftAt.set(new URL(oldURL).hash, { scroll: scrollY, rows, row: new URL(newURL).hash });
+  }
+
+  /** How many rows of a list were shown when it was left; null where it was not, or is seen for the first time. */
+  gym.rowsLeft = () => (main.dataset.page === place().page ? null : (leftAt.get(location.hash)?.rows ?? null));
 
   /** What a reader would miss if the page were simply replaced: focus, what is typed, what is unfolded, the place. */
   function keep() {
@@ -161,7 +180,19 @@
     await gym.loadRuns();
     const looked = page === "overview" ? gym.chosenRuns(parameters) : [gym.currentRun(parameters)];
     if (gym.pages[page]?.still || !looked.some((run) => fresh.has(run.index))) frame(page, parameters);
+    // Rows that one reads must not move away: those that are new wait until they are asked for.
+    else if (gym.pages[page]?.isList && scrollY > 120) offer(page, parameters);
     else await draw({ again: true });
+  }
+
+  function offer(page, parameters) {
+    frame(page, parameters);
+    if (document.getElementById("fresh")) return;
+    const show = () => {
+      scrollTo(0, 0);
+      draw({ again: true });
+    };
+    main.append(h("button", { type: "button", class: "button fresh", id: "fresh", onclick: show }, "↑ Show what is new"));
   }
 
   async function start() {
@@ -181,7 +212,10 @@
       gym.append(main, [h("div", { class: "error-box", role: "alert" }, error.message)]);
       return;
     }
-    addEventListener("hashchange", () => draw());
+    addEventListener("hashchange", (event) => {
+      leave(event);
+      draw();
+    });
     await draw();
     gym.watch(changed);
   }

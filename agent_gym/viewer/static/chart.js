@@ -21,7 +21,7 @@
   }
 
   /** A range that holds all values, with room around it. */
-  function range(values, fixed) {
+  function range(values, fixed, least = 0) {
     if (fixed) return fixed;
     let low = Infinity;
     let high = -Infinity;
@@ -30,6 +30,8 @@
       if (value > high) high = value;
     }
     if (low > high) return [0, 1];
+    // What is smaller than this is rounding, and must not look like a curve.
+    if (least && Math.max(Math.abs(low), Math.abs(high)) < least) return low < 0 ? [-least, least] : [0, least];
     if (low === high) return low === 0 ? [0, 1] : [Math.min(0, low * 1.2), Math.max(0, low * 1.2)];
     // A range that nearly begins at zero begins there.
     if (low > 0 && low < 0.4 * high) low = 0;
@@ -68,13 +70,11 @@
    * Draw a chart.
    * @param series [{name, colour (number of the colour), points: [[x, y]...], kind: "line"|"dots", dash}]
    * @param bands [{name, colour, low: [[x, y]...], high: [[x, y]...]}]
-   * @param options {title, note, y: format, domain: [low, high], weight: of smoothing, whole: only whole numbers}
+   * @param options {title, note, y: format, domain: [low, high], least: the smallest reach of the axis, weight: of
+   *   smoothing, whole: only whole numbers, end: the last step of the axis, open: (step, name of a series) => ...}
    */
-  function chart(
-    series,
-    bands,
-    { title, note = "", y = format.number, domain = null, weight = 0, whole = false } = {},
-  ) {
+  function chart(series, bands, options) {
+    const { title, note = "", y = format.number, domain = null, least = 0, weight = 0, whole = false } = options;
     const drawn = series.map((one) => ({
       ...one,
       shown: one.kind === "dots" || !weight ? one.points : smooth(one.points, weight),
@@ -85,10 +85,11 @@
     ];
     const xs = range(all.map(([x]) => x).concat(0));
     const view = {
-      x: [0, Math.max(xs[1] / 1.06, 1)],
+      x: [0, Math.max(xs[1] / 1.06, options.end ?? 1, 1)],
       y: range(
         all.map((point) => point[1]),
         domain,
+        least,
       ),
     };
     const at = {
@@ -109,16 +110,20 @@
     for (const one of drawn) gym.append(picture, curve(one, at, weight));
     const cursor = s("line", { class: "cursor", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
     picture.append(cursor);
-    listen(picture, cursor, drawn, bands, at, y);
+    listen(picture, cursor, { series: drawn, bands, at, y, open: options.open });
     const latest = h("span", { class: "latest" }, drawn.length ? y(drawn[0].shown.at(-1)?.[1]) : "");
     return h(
       "figure",
       { class: "chart-card", "data-chart": title },
-      h("figcaption", null, h("span", null, title), drawn.length === 1 ? latest : null),
-      note && h("p", { class: "note" }, note),
+      h(
+        "figcaption",
+        null,
+        h("span", null, title, note && h("span", { class: "sub" }, ` ${note}`)),
+        drawn.length === 1 ? latest : null,
+      ),
       h("div", { class: "chart-frame" }, picture),
       keys(drawn, bands),
-      gym.parts.fold("As a table", () => asTable(drawn, bands, y), { className: "small" }),
+      gym.parts.fold("As a table", () => asTable(drawn, bands, y), { className: "small", id: `${id}-table` }),
     );
   }
 
@@ -136,6 +141,7 @@
     for (const value of ticks(...view.x, 7).filter(Number.isInteger)) {
       group.append(s("text", { x: at.x(value), y: HEIGHT - 8, "text-anchor": "middle" }, format.number(value)));
     }
+    group.append(s("text", { x: EDGE.left - 7, y: HEIGHT - 8, "text-anchor": "end" }, "step"));
     return group;
   }
 
@@ -200,7 +206,7 @@
     );
   }
 
-  function listen(picture, cursor, series, bands, at, y) {
+  function listen(picture, cursor, { series, bands, at, y, open }) {
     const steps = [...new Set(series.flatMap((one) => one.points.map(([x]) => x)))].sort((a, b) => a - b);
     let chosen = steps.length - 1;
     const show = (index, x, top) => {
@@ -210,23 +216,43 @@
       cursor.setAttribute("x1", at.x(step));
       cursor.setAttribute("x2", at.x(step));
       cursor.setAttribute("visibility", "visible");
-      gym.showTip(x, top, h("strong", null, `step ${step}`), values(series, bands, step, y));
+      gym.showTip(x, top, h("strong", null, `step ${step}`), values(series, bands, step, y), hint);
     };
+    const hint = open ? h("div", { class: "sub" }, "click or Enter: the groups of this step") : null;
     const hide = () => {
       cursor.setAttribute("visibility", "hidden");
       gym.hideTip();
     };
-    picture.addEventListener("pointermove", (event) => {
+    /** The series whose value at the chosen step is nearest to a height; the first one where there is no height. */
+    const nearestTo = (height) => {
+      const there = series
+        .map((one) => [one, one.points.find(([x]) => x === steps[chosen])?.[1]])
+        .filter(([, value]) => value !== undefined);
+      const away = ([, value]) => (height === null ? 0 : Math.abs(at.y(value) - height));
+      return there.sort((a, b) => away(a) - away(b))[0]?.[0];
+    };
+    const point = (event) => {
       const box = picture.getBoundingClientRect();
       const wanted = ((event.clientX - box.left) / box.width) * WIDTH;
       let nearest = 0;
       for (let i = 1; i < steps.length; i++)
         if (Math.abs(at.x(steps[i]) - wanted) < Math.abs(at.x(steps[nearest]) - wanted)) nearest = i;
       show(nearest, event.clientX, event.clientY);
-    });
+      return ((event.clientY - box.top) / box.height) * HEIGHT;
+    };
+    if (open && steps.length) {
+      picture.classList.add("opens");
+      picture.addEventListener("click", (event) => {
+        const height = point(event);
+        // A finger that looks at a value has no other way to do so.
+        if (event.pointerType !== "touch") open(steps[chosen], nearestTo(height));
+      });
+    }
+    picture.addEventListener("pointermove", point);
     picture.addEventListener("pointerleave", hide);
     picture.addEventListener("blur", hide);
     picture.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && open && steps.length) open(steps[chosen], nearestTo(null));
       const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!move) return;
       event.preventDefault();
@@ -280,7 +306,7 @@
         "tr",
         null,
         h("th", { scope: "row" }, step),
-        maps.map((map) => h("td", null, map.has(step) ? y(map.get(step)) : "")),
+        maps.map((map) => h("td", { class: "number" }, map.has(step) ? y(map.get(step)) : "")),
       ),
     );
     return h(

@@ -65,5 +65,5 @@
     );
   }
 
-  gym.colours = { label, scaleOf, shade, legend };
+  gym.colours = { LEAST, label, scaleOf, shade, legend };
 })();

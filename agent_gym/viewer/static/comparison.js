@@ -156,7 +156,7 @@
       "section",
       { class: "card comparison", "aria-label": "Comparison" },
       h("h2", null, "A: ", run.name, h("span", { class: "sub" }, " and "), "B: ", other.name),
-      h("p", { class: "sentence" }, sentence),
+      h("p", { class: "sentence" }, format.minus(sentence)),
       (answer.warnings ?? []).map((warning) => h("p", { class: "warning" }, warning)),
       h("div", { class: "difference-line" }, gym.whiskers.differenceBar(answer, { width: 560 })),
       numbers(answer, runs),

@@ -26,6 +26,7 @@
       );
     return heading(
       row.goal || row.task_id,
+      outcome(row),
       h("div", { class: "tools" }, step("previous", episode.previous, "p"), step("next", episode.next, "n")),
     );
   }
@@ -98,18 +99,25 @@
 
   // -- the page ------------------------------------------------------------------------------------------------------
 
-  function toolbar(episode, root, parameters) {
+  function toolbar(episode, root, parameters, go) {
     const counted = episode.signals.filter((name) => valuesOf(episode, name).some(format.given));
-    if (!counted.length)
-      return h("div", { class: "toolbar" }, h("span", { class: "note" }, "No values were recorded for these tokens."));
+    if (!counted.length) {
+      const drawn = episode.turns.some((turn) => turn.tokens?.length);
+      const why = drawn ? "No values were recorded for these tokens." : "Shown as text, without its tokens.";
+      return h("div", { class: "toolbar" }, h("span", { class: "note" }, why));
+    }
     const wanted = parameters.colour ?? gym.recall("colour") ?? "entropy";
     const legend = h("div", { class: "legend-slot", "aria-live": "polite" });
     const show = (name) => {
       const scale = gym.colours.scaleOf(name, name ? valuesOf(episode, name) : []);
       pieces.paint(root, name, scale);
       legend.replaceChildren(...(name ? [gym.colours.legend(name, scale)] : []));
+      glance.replaceChildren(...(outline ? [gym.strip.draw(outline, name || "entropy", go)] : []));
+      gym.strip.at(glance, Number(gym.place().parameters.turn));
       root.dataset.colour = name;
     };
+    const outline = episode.turn_count > 1 ? episode.outline : null;
+    const glance = h("div", { class: "glance", vars: { "--turns": episode.turn_count } });
     const options = [...counted.map((name) => [name, gym.colours.label(name)]), ["none", "nothing"]];
     const first = options.some(([name]) => name === wanted) ? wanted : counted[0];
     const choose = (name) => {
@@ -125,7 +133,10 @@
       h("input", {
         type: "checkbox",
         id: "field-context",
-        onchange: (event) => root.classList.toggle("with-context", event.target.checked),
+        onchange: (event) => {
+          pieces.showContext(root, event.target.checked);
+          show(root.dataset.colour);
+        },
       }),
       h("span", null, "Context tokens"),
     );
@@ -143,28 +154,61 @@
         h("span", { class: "token context" }, "context"),
         " mask 0",
       ),
+      // On a line of their own, and of one height: what is below must not move when the colour changes.
+      outline && h("div", { class: "turns-at-a-glance" }, glance, gym.strip.finds(outline, go)),
     );
   }
 
-  function hover(root) {
-    root.addEventListener("pointermove", (event) => {
+  /** What a token is and has, told to the pointer, to a finger, and to the arrow keys in a turn. */
+  function explained(root) {
+    const tell = (event) => {
       const span = event.target.closest?.(".token");
       const content = span && pieces.explain(span);
       if (content) gym.showTip(event.clientX, event.clientY, content);
       else gym.hideTip();
-    });
+    };
+    root.addEventListener("pointermove", tell);
+    root.addEventListener("click", tell);
     root.addEventListener("pointerleave", gym.hideTip);
+    root.addEventListener("focusout", gym.hideTip);
+    root.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (event.key === "Escape") gym.hideTip();
+      if (!by || !event.target.matches(".turn")) return;
+      event.preventDefault();
+      const span = pieces.step(event.target, by);
+      if (!span) return;
+      span.scrollIntoView({ block: "nearest" });
+      const box = span.getBoundingClientRect();
+      gym.showTip(box.right, box.bottom, pieces.explain(span));
+    });
+  }
+
+  const isWhole = (episode) => episode.next_turn === null || episode.next_turn === undefined;
+
+  /** An episode with the turns that follow those which it has. */
+  async function withMore(episode, run) {
+    const { prompt, turns, outline, next_turn: from_turn } = episode;
+    const more = await gym.get("episode", { run: run.index, id: episode.episode.id, from_turn });
+    const neighbours = { previous: episode.previous, next: episode.next };
+    return { ...more, ...neighbours, prompt, outline, turns: [...turns, ...more.turns] };
+  }
+
+  /** An episode with as many turns as are needed for one of them to be there. */
+  async function upTo(turn, episode, run) {
+    let found = episode;
+    while (turn > found.turns.length && !isWhole(found)) found = await withMore(found, run);
+    return found;
   }
 
   /** Turns that did not fit into the first answer. */
-  function rest(episode, run, root, redraw) {
-    if (episode.next_turn === null || episode.next_turn === undefined) return null;
+  function rest(episode, run, redraw) {
+    if (isWhole(episode)) return null;
     const button = h("button", { type: "button", class: "more" }, "Show the turns that follow");
     button.addEventListener("click", async () => {
       button.textContent = "Loading …";
       try {
-        const more = await gym.get("episode", { run: run.index, id: episode.episode.id, from_turn: episode.next_turn });
-        redraw({ ...more, prompt: episode.prompt, turns: [...episode.turns, ...more.turns] });
+        redraw(await withMore(episode, run));
       } catch (error) {
         button.textContent = error.message;
       }
@@ -174,10 +218,9 @@
 
   function about(run, row, episode) {
     return facts(
-      ["Outcome", outcome(row)],
       ["Reward", format.number(row.reward)],
       ["Turns", format.count(row.turns)],
-      ["Tokens", `${format.count(row.generated_tokens)} of ${format.count(episode.token_count)}`],
+      ["Tokens", `${format.count(row.generated_tokens)} generated, ${format.count(episode.token_count)} in all`],
       ["Tool calls", row.tool_calls || null],
       ["Invalid actions", row.invalid_actions || null],
       ["Time", row.seconds ? format.seconds(row.seconds) : null],
@@ -205,6 +248,10 @@
       main.replaceChildren();
       gym.append(main, draw(parameters, run, more));
     };
+    const go = async (turn) => {
+      if (turn > episode.turns.length) redraw(await upTo(turn, episode, run));
+      show(turn);
+    };
     const prompts = episode.prompt.filter((part) => part.tokens?.length || part.prompt_text);
     gym.append(root, [
       prompts.length
@@ -217,7 +264,7 @@
           )
         : null,
       episode.turns.map((turn) => pieces.turnCard(turn, reach)),
-      rest(episode, run, root, redraw),
+      rest(episode, run, redraw),
       episode.turn_count ? null : parts.empty("It ended before its first turn."),
       h(
         "div",
@@ -226,12 +273,13 @@
         parts.long(episode.final_observation || "(nothing)", { length: 1500 }),
       ),
     ]);
-    hover(root);
+    explained(root);
     root.addEventListener("focusin", (event) => {
       const card = event.target.closest("[data-turn]");
       if (!card) return;
       look(Number(card.dataset.turn));
       gym.note({ turn: card.dataset.turn });
+      gym.strip.at(document.getElementById("main"), Number(card.dataset.turn));
     });
     look(Number(parameters.turn) || episode.turn_count);
     return [
@@ -248,10 +296,18 @@
         ? h("div", { class: "error-box" }, h("strong", null, "The episode failed: "), parts.long(row.error))
         : null,
       branches(run, row, episode),
-      toolbar(episode, root, parameters),
+      toolbar(episode, root, parameters, go),
       h("div", { class: "with-side" }, root, panel),
       fold("Metadata", () => json({ ...row, ...episode.metadata }), { id: "metadata" }),
     ];
+  }
+
+  /** Bring a turn into sight, and put the focus on it. */
+  function show(turn) {
+    const card = document.getElementById(`turn-${turn}`);
+    if (!card) return;
+    card.scrollIntoView({ block: "center" });
+    card.focus({ preventScroll: true });
   }
 
   gym.pages.episode = {
@@ -264,14 +320,9 @@
       // A report holds an episode once, whichever list it is looked at in.
       const listed = gym.isOffline ? {} : gym.chosenFilters(parameters);
       const episode = await gym.get("episode", { ...listed, run: run.index, id: parameters.id });
-      return draw(parameters, run, episode);
+      return draw(parameters, run, await upTo(Number(parameters.turn) || 0, episode, run));
     },
-    shown(parameters) {
-      const card = parameters.turn && document.getElementById(`turn-${parameters.turn}`);
-      if (!card) return;
-      card.scrollIntoView({ block: "center" });
-      card.focus({ preventScroll: true });
-    },
+    shown: (parameters) => show(Number(parameters.turn)),
     up: (parameters, main) =>
       main.querySelector(".trail li:nth-child(2) a")?.getAttribute("href") ?? href("episodes", { run: parameters.run }),
   };

@@ -68,11 +68,9 @@
       },
       many((row) => row.entropy) && { title: "Entropy", cell: (row) => format.number(row.entropy), number: true },
       many((row) => row.cost) && { title: "Cost", cell: (row) => format.dollars(row.cost), number: true },
-      { title: "Time", cell: (row) => format.seconds(row.seconds), number: true },
-      {
-        title: "Phase",
-        cell: (row) => [row.suite || row.phase, h("span", { class: "sub" }, ` ${format.count(row.step)}`)],
-      },
+      many((row) => row.seconds) && { title: "Time", cell: (row) => format.seconds(row.seconds), number: true },
+      { title: "Phase", cell: (row) => format.shorten(row.suite || row.phase, 40) },
+      many((row) => row.step) && { title: "Step", cell: (row) => format.count(row.step), number: true },
     ].filter(Boolean);
   }
 
@@ -170,7 +168,10 @@
   async function list(parameters) {
     const run = gym.currentRun(parameters);
     const wanted = asked(parameters, run);
-    const [page, facets] = await Promise.all([gym.get("episodes", wanted), gym.get("facets", { run: run.index })]);
+    const [page, facets] = await Promise.all([
+      gym.get("episodes", { ...wanted, limit: parts.rowsAtOnce() }),
+      gym.get("facets", { run: run.index }),
+    ]);
     const total = `${page.total_is_exact === false ? "more than " : ""}${format.plural(page.total, "episode")}`;
     const head = [
       heading("Episodes", h("span", { class: "total" }, total)),
@@ -202,5 +203,5 @@
   }
 
   gym.chosenFilters = chosen;
-  gym.pages.episodes = { title: "Episodes", nav: "episodes", oneRun: true, load: list };
+  gym.pages.episodes = { title: "Episodes", nav: "episodes", oneRun: true, isList: true, load: list };
 })();

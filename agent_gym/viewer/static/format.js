@@ -9,12 +9,16 @@
     if (!given(value)) return "–";
     const size = Math.abs(value);
     if (size === 0) return "0";
-    if (Number.isInteger(value) && size < 1e5) return String(value);
-    if (size >= 1e6) return `${trim((value / 1e6).toFixed(2))}M`;
-    if (size >= 1e4) return `${trim((value / 1e3).toFixed(1))}k`;
-    if (size < 1e-3) return value.toExponential(1);
-    if (size >= 1000) return value.toFixed(0);
-    return trim(value.toPrecision(3));
+    return (value < 0 ? "\u2212" : "") + digits(size);
+  }
+
+  function digits(size) {
+    if (Number.isInteger(size) && size < 1e5) return String(size);
+    if (size >= 1e6) return `${trim((size / 1e6).toFixed(2))}M`;
+    if (size >= 1e4) return `${trim((size / 1e3).toFixed(1))}k`;
+    if (size < 1e-3) return size.toExponential(1).replace(".0e", "e").replace("-", "\u2212");
+    if (size >= 1000) return size.toFixed(0);
+    return trim(size.toPrecision(3));
   }
 
   const trim = (text) => (text.includes(".") && !text.includes("e") ? text.replace(/\.?0+$/, "") : text);
@@ -28,10 +32,15 @@
       : "–";
 
   /** A share as a percentage. */
-  const percent = (value) => (given(value) ? `${trim((value * 100).toFixed(1))}%` : "–");
+  const percent = (value) => (given(value) ? `${value < 0 ? "\u2212" : ""}${share(Math.abs(value) * 100)}%` : "–");
+
+  const share = (size) => (size === 0 ? "0" : size < 0.01 ? "< 0.01" : trim(size < 1 ? size.toFixed(2) : size.toFixed(1)));
 
   /** A signed number. */
-  const signed = (value) => (given(value) ? (value > 0 ? "+" : "") + number(value).replaceAll("-", "\u2212") : "–");
+  const signed = (value) => (value > 0 ? "+" : "") + number(value);
+
+  /** A sentence of the server with minus signs before its numbers. */
+  const minus = (sentence) => sentence.replace(/(^|[\s(])-(?=\d)/g, "$1\u2212");
 
   /** Percentage points with their sign. */
   const points = (value) =>
@@ -60,5 +69,5 @@
   /** A text's beginning. */
   const shorten = (text, length = 120) => (text.length > length ? text.slice(0, length - 1) + "…" : text);
 
-  gym.format = { given, number, count, percent, signed, points, seconds, dollars, plural, words, shorten };
+  gym.format = { given, number, count, percent, signed, minus, points, seconds, dollars, plural, words, shorten };
 })();

@@ -7,19 +7,27 @@
 
   // -- the list --------------------------------------------------------------------------------------------------
 
-  /** Successes of a group as a row of marks: filled where an attempt succeeded. */
+  /** Attempts of a group as a row of marks: filled where one succeeded, crossed out where one failed to run. */
   function marks(group) {
     const shown = Math.min(group.count, 24);
-    const filled = Math.round((group.successes / Math.max(group.count, 1)) * shown);
-    const dots = Array.from({ length: shown }, (_, index) => h("i", { class: index < filled ? "mark full" : "mark" }));
+    const share = (count) => Math.round((count / Math.max(group.count, 1)) * shown);
+    const [filled, broken] = [share(group.successes), share(group.failed)];
+    const kind = (index) => (index < filled ? "mark full" : index >= shown - broken ? "mark broken" : "mark");
+    const label = `${group.successes} of ${group.count} succeeded${group.failed ? `, ${group.failed} failed to run` : ""}`;
     return h(
       "span",
-      { class: "marks", role: "img", "aria-label": `${group.successes} of ${group.count} succeeded` },
-      dots,
+      { class: "marks", role: "img", "aria-label": label, title: label },
+      Array.from({ length: shown }, (_, index) => h("i", { class: kind(index) })),
     );
   }
 
-  const COLUMNS = (run) => [
+  /** What a group teaches: nothing where all rewards are equal. */
+  const signal = (group) =>
+    group.count > 1 && !(group.spread > 1e-9)
+      ? h("span", { class: "badge", title: "All rewards are equal: no advantage comes of it" }, "= no signal")
+      : format.number(group.spread);
+
+  const COLUMNS = (run, all) => [
     {
       title: "Group",
       cell: (group) => h("a", { href: href("group", { run, id: group.group_id }) }, group.group_id),
@@ -33,26 +41,44 @@
       ],
       className: "wide",
     },
-    { title: "Phase", cell: (group) => group.phase },
+    all && { title: "Phase", cell: (group) => group.phase },
     { title: "Step", cell: (group) => format.count(group.step), number: true },
-    { title: "Attempts", cell: (group) => format.count(group.count), number: true },
     {
       title: "Successes",
       cell: (group) => [marks(group), h("span", { class: "sub" }, ` ${group.successes}/${group.count}`)],
     },
     { title: "Mean reward", cell: (group) => format.number(group.reward_mean), number: true },
-    { title: "Spread", cell: (group) => format.number(group.spread), number: true },
+    { title: "Reward spread", cell: signal, className: "signal" },
+  ].filter(Boolean);
+
+  const REWARDS = [
+    ["", "any"],
+    ["differ", "differ: some signal"],
+    ["equal", "all equal: no signal"],
+    ["won", "all succeeded"],
+    ["lost", "none succeeded"],
   ];
 
   const ALL = "all";
+
+  /** How many groups there are; of those that are searched for, how many were found so far. */
+  function totalOf(page) {
+    if (page.searched !== undefined && page.next) {
+      const found = format.plural(page.groups.length, "group");
+      return `${found} among the newest ${format.count(page.searched)}`;
+    }
+    const total = page.total ?? page.groups.length;
+    return `${page.total_is_exact === false ? "more than " : ""}${format.plural(total, "group")}`;
+  }
 
   async function list(parameters) {
     const run = gym.currentRun(parameters);
     const facets = await gym.get("facets", { run: run.index });
     // Where there was training its groups come first: those of measurements have one attempt each.
     const phase = parameters.phase ?? (facets.phases.includes("train") ? "train" : ALL);
-    const asked = { run: run.index, phase: phase === ALL ? undefined : phase, step: parameters.step, q: parameters.q };
-    const page = await gym.get("groups", asked);
+    const { step, q, rewards } = parameters;
+    const asked = { run: run.index, phase: phase === ALL ? undefined : phase, step, q, rewards };
+    const page = await gym.get("groups", { ...asked, limit: parts.rowsAtOnce() });
     const filters = h(
       "form",
       { class: "filters", onsubmit: (event) => event.preventDefault() },
@@ -68,14 +94,14 @@
         phase,
         (chosen) => gym.change({ phase: chosen }),
       ),
-      input("Step", "step", parameters.step, (step) => gym.change({ step }), { type: "number" }),
+      select("Rewards", "rewards", REWARDS, rewards, (chosen) => gym.change({ rewards: chosen })),
+      input("Step", "step", step, (chosen) => gym.change({ step: chosen }), { type: "number", className: "narrow" }),
     );
-    const filtered = parameters.q || parameters.phase || parameters.step;
-    const head = [
-      heading("Groups", h("span", { class: "total" }, format.plural(page.total ?? page.groups.length, "group"))),
-      filters,
-    ];
-    if (!page.groups.length) {
+    const filtered = q || parameters.phase || step || rewards;
+    const head = [heading("Groups", h("span", { class: "total" }, totalOf(page))), filters];
+    if (!page.groups.length && page.next) {
+      head.push(h("p", { class: "note" }, `None among the newest ${format.count(page.searched)} groups.`));
+    } else if (!page.groups.length) {
       return [
         ...head,
         empty(
@@ -85,7 +111,7 @@
         ),
       ];
     }
-    const columns = COLUMNS(run.index);
+    const columns = COLUMNS(run.index, phase === ALL);
     const to = (group) => href("group", { run: run.index, id: group.group_id });
     const shown = table(columns, page.groups, { caption: "Groups of attempts at one task", link: to });
     const body = shown.querySelector("tbody");
@@ -243,7 +269,7 @@
       " Choose a leaf to open the episode.",
     );
 
-  gym.pages.groups = { title: "Groups", nav: "groups", oneRun: true, load: list };
+  gym.pages.groups = { title: "Groups", nav: "groups", oneRun: true, isList: true, load: list };
   gym.pages.group = {
     title: "Group",
     nav: "groups",

@@ -6,6 +6,7 @@
 
   const KEYS = [
     ["j / k", "next / previous row or turn"],
+    ["← / →", "next / previous token of a turn, or step of a chart"],
     ["Enter", "open"],
     ["u", "up: to the group or the list"],
     ["n / p", "next / previous episode"],
@@ -69,7 +70,7 @@
       if (field) field.focus();
       else gym.goTo("episodes");
     },
-    g: () => (waiting = Date.now()),
+    g: (event) => (waiting = event.timeStamp),
   };
 
   function pressed(event) {
@@ -80,7 +81,7 @@
       return;
     }
     if (document.getElementById("help").open && event.key !== "?") return;
-    if (Date.now() - waiting < 1200 && event.key in PAGES) {
+    if (waiting && event.timeStamp - waiting < 1200 && event.key in PAGES) {
       waiting = 0;
       event.preventDefault();
       gym.goTo(PAGES[event.key]);
@@ -94,7 +95,7 @@
     const action = actions[event.key];
     if (!action) return;
     event.preventDefault();
-    action();
+    action(event);
   }
 
   /** Listen to the keyboard, and let a click anywhere in a row open it. */

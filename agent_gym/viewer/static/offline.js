@@ -11,6 +11,16 @@
     "-turns": (a, b) => b.turns - a.turns,
   };
 
+  const differ = (row) => row.spread > 1e-9;
+
+  const REWARDS = {
+    any: () => true,
+    differ,
+    equal: (row) => !differ(row),
+    won: (row) => row.successes === row.count,
+    lost: (row) => row.successes === 0,
+  };
+
   const within = (value, low, high) =>
     (low === undefined || low === "" || value >= Number(low)) &&
     (high === undefined || high === "" || value <= Number(high));
@@ -45,8 +55,10 @@
       return { episodes: rows, next: null, total: rows.length, total_is_exact: all.next === null };
     }
     if (name === "groups") {
-      const rows = all.groups.filter((row) =>
-        matches({ ...row, id: row.group_id, reward: row.reward_mean }, parameters),
+      const rows = all.groups.filter(
+        (row) =>
+          matches({ ...row, id: row.group_id, reward: row.reward_mean }, parameters) &&
+          REWARDS[parameters.rewards || "any"]?.(row),
       );
       return { groups: rows, next: null, total: rows.length };
     }

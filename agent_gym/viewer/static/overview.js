@@ -3,6 +3,7 @@
 
 (() => {
   const { h, format, parts } = gym;
+  const { colourOf } = gym.about;
 
   const share = { y: format.percent, domain: [0, 1] };
 
@@ -11,36 +12,44 @@
     { title: "Success", measures: { success_rate: "success" }, measured: "success_rate", ...share },
     { title: "Reward", measures: { reward: "reward" }, measured: "reward" },
     { title: "Entropy", measures: { entropy: "entropy" }, measured: "entropy", corridor: true, note: "nats a token" },
-    { title: "KL divergence", measures: { kl: "to the sampling policy", kl_reference: "to the reference" } },
+    {
+      title: "KL divergence",
+      measures: { kl: "to the sampling policy", kl_reference: "to the reference" },
+      least: 1e-4,
+      note: "nats a token",
+    },
     {
       title: "Clip fraction",
       measures: { clip_fraction: "clipped", dual_clip_fraction: "dual clip" },
       y: format.percent,
+      least: 0.01,
+      note: "of tokens",
     },
     { title: "Turns", measures: { turns: "turns" }, measured: "turns", note: "an episode" },
     { title: "Tokens", measures: { tokens_per_episode: "tokens" }, note: "generated, an episode" },
     {
       title: "Throughput",
       measures: { "seconds.tokens_per_second": "tokens a second" },
-      note: "generated tokens a second of rollout",
+      note: "tokens a second of rollout",
     },
     {
       title: "Time",
       measures: { "seconds.rollout": "rollout", "seconds.update": "update" },
       y: format.seconds,
-      note: "seconds a step",
+      note: "a step",
     },
-    { title: "Failures", measures: { failed: "failed episodes", retried: "retried" }, whole: true },
+    { title: "Failures", measures: { failed: "failed episodes", retried: "retried" }, whole: true, note: "a step" },
     {
       title: "Invalid actions",
       measures: { invalid_actions: "invalid actions" },
       measured: "invalid_actions",
+      note: "of turns",
       ...share,
     },
     {
       title: "Groups with signal",
       measures: { groups_with_signal: "groups" },
-      note: "groups whose rewards differ",
+      note: "whose rewards differ",
       ...share,
     },
     { title: "Loss", measures: { loss: "loss" } },
@@ -55,6 +64,8 @@
 
   /** Take in what a run has logged since it was last read. */
   async function load(run) {
+    // A report holds the curves once, and nothing is added to them.
+    if (gym.isOffline && records.has(run.index)) return;
     const { next, generation } = read.get(run.index) ?? {};
     const answer = await gym.get("metrics", {
       run: run.index,
@@ -80,6 +91,8 @@
     return out;
   }
 
+  const linesOf = (run) => records.get(run.index) ?? [];
+
   const points = (lines, name) =>
     lines.filter((line) => format.given(line[name])).map((line) => [line.step, line[name]]);
 
@@ -88,7 +101,7 @@
     const series = [];
     const bands = [];
     for (const run of runs) {
-      const lines = records.get(run.index) ?? [];
+      const lines = linesOf(run);
       const trained = lines.filter((line) => line.phase === "train");
       const prefix = runs.length > 1 ? `${run.name} · ` : "";
       const names = Object.entries(definition.measures);
@@ -102,6 +115,7 @@
             points: found,
             kind: "line",
             dash: index > 0,
+            run: run.index,
           });
       });
       if (definition.measured) {
@@ -116,6 +130,7 @@
             colour: colourOf(run) + (runs.length > 1 ? 0 : 1),
             points: found,
             kind: "dots",
+            run: run.index,
           });
       }
       if (definition.corridor) bands.push(...corridor(trained, run, prefix));
@@ -131,14 +146,23 @@
       : [];
   }
 
-  const colourOf = (run) => run.index * (gym.runs().length > 1 ? 1 : 2);
+  /** What all charts share: one axis of steps, smoothing, and where a click on a step leads. */
+  function shared(runs, weight) {
+    const last = (run) => linesOf(run).reduce((most, line) => Math.max(most, line.step ?? 0), 0);
+    const open = (step, one) => {
+      // Measurements are groups, too, of another phase.
+      const phase = one?.kind === "dots" ? "all" : null;
+      location.hash = gym.href("groups", { run: one?.run ?? runs[0].index, step, phase });
+    };
+    return { weight, end: Math.max(1, ...runs.map(last)), open };
+  }
 
   function charts(runs, weight) {
     const cards = [];
     for (const definition of CHARTS) {
       const { series, bands } = seriesOf(definition, runs);
       if (definition.corridor) series.push(...references(runs));
-      if (series.length) cards.push(gym.chart(series, bands, { ...definition, weight }));
+      if (series.length) cards.push(gym.chart(series, bands, { ...definition, ...shared(runs, weight) }));
     }
     return cards;
   }
@@ -146,7 +170,7 @@
   function references(runs) {
     return runs.flatMap((run) => {
       const found = points(
-        (records.get(run.index) ?? []).filter((line) => line.phase === "train"),
+        linesOf(run).filter((line) => line.phase === "train"),
         "entropy_reference",
       );
       const prefix = runs.length > 1 ? `${run.name} · ` : "";
@@ -159,6 +183,7 @@
               points: found,
               kind: "line",
               dash: true,
+              run: run.index,
             },
           ]
         : [];
@@ -175,14 +200,14 @@
     ]);
     const names = new Set();
     for (const run of runs) {
-      for (const line of records.get(run.index) ?? []) {
+      for (const line of linesOf(run)) {
         if (line.phase === "train")
           for (const key of Object.keys(line)) if (format.given(line[key]) && !drawn.has(key)) names.add(key);
       }
     }
     return [...names].sort().map((name) => {
       const { series, bands } = seriesOf({ measures: { [name]: format.words(name) } }, runs);
-      return gym.chart(series, bands, { title: format.words(name), weight });
+      return gym.chart(series, bands, { title: format.words(name), ...shared(runs, weight) });
     });
   }
 
@@ -207,50 +232,6 @@
     return h("div", { class: "legend", role: "group", "aria-label": "Runs shown" }, chips);
   }
 
-  /** What a run is, in one card. */
-  function about(run) {
-    const lines = records.get(run.index) ?? [];
-    const last = (phase) => lines.filter((line) => line.phase === phase).at(-1);
-    const done = run.kind === "train" ? `${format.count(run.step)} of ${format.count(run.total_steps)}` : null;
-    const result = run.kind === "eval" ? last("eval") : (last("after") ?? last("during"));
-    const before = last("before");
-    const success =
-      result && format.given(result.success_rate)
-        ? (before ? `${format.percent(before.success_rate)} → ` : "") + format.percent(result.success_rate)
-        : before && `${format.percent(before.success_rate)} before training`;
-    return h(
-      "section",
-      { class: "run-card", "aria-label": run.name },
-      h(
-        "div",
-        { class: "run-title" },
-        gym.swatch("line", colourOf(run)),
-        h("h2", null, run.name),
-        h("span", { class: "kind" }, run.kind === "eval" ? "evaluation" : "training"),
-        run.live && h("span", { class: "live" }, "live"),
-      ),
-      run.kind === "train" && format.given(run.total_steps) && run.total_steps > 0
-        ? h("progress", { max: run.total_steps, value: run.step ?? 0, "aria-label": "Steps done" })
-        : null,
-      parts.facts(
-        ["Environment", run.env],
-        ["Split", run.split],
-        ["Suites", run.suites?.join(", ")],
-        ["Algorithm", run.algorithm],
-        ["Model", run.model],
-        ["Steps", done],
-        ["Success on held-out tasks", run.kind === "train" ? success : null],
-        ["Success", run.kind === "eval" ? success : null],
-        ["Episodes", h("a", { href: gym.href("episodes", { run: run.index }) }, format.count(run.episodes))],
-        ["Begun", run.created?.replace("T", " ").replace("+00:00", " UTC")],
-      ),
-      parts.fold("Configuration", () => parts.json({ config: run.config, versions: run.versions }), {
-        className: "small",
-        id: `config-${run.index}`,
-      }),
-    );
-  }
-
   function smoothing(parameters) {
     const value = Number(parameters.smooth ?? 0);
     const slider = h("input", {
@@ -260,24 +241,29 @@
       step: 0.05,
       value,
       id: "smooth",
-      oninput: (event) => gym.change({ smooth: Number(event.target.value) || null }),
+      // The slider stays where it is: one that was made anew would let go of the pointer.
+      oninput: (event) => {
+        const weight = Number(event.target.value);
+        said.textContent = word(weight);
+        gym.note({ smooth: weight || null });
+        document.getElementById("curves").replaceWith(curves(gym.place().parameters));
+      },
     });
-    return h(
-      "label",
-      { class: "field inline" },
-      h("span", null, "Smoothing"),
-      slider,
-      h("output", null, value ? value.toFixed(2) : "off"),
-    );
+    const word = (weight) => (weight ? weight.toFixed(2) : "off");
+    const said = h("output", { for: "smooth" }, word(value));
+    return h("label", { class: "field inline" }, h("span", null, "Smoothing"), slider, said);
   }
 
-  function content(parameters) {
+  /** All charts, or a sentence where there are none. */
+  function curves(parameters) {
     const runs = gym.chosenRuns(parameters);
     const weight = Number(parameters.smooth ?? 0);
     const cards = charts(runs, weight);
     const more = others(runs, weight);
-    const trained = runs.some((run) => run.kind === "train");
-    const nothing = trained
+    const trained = runs.some((run) => run.kind === "train" && !run.error);
+    const nothing = runs.every((run) => run.error)
+      ? null
+      : trained
       ? parts.empty("No step is finished yet: the curves appear here as soon as one is.")
       : parts.empty(
           "An evaluation has no curves; its results stand under ",
@@ -285,10 +271,9 @@
           ".",
         );
     const moreOpen = document.getElementById("more-charts")?.open ?? false;
-    return [
-      parts.heading("Overview", h("div", { class: "tools" }, cards.length ? smoothing(parameters) : null)),
-      legend(runs, parameters),
-      h("div", { class: "run-cards" }, runs.map(about)),
+    return h(
+      "div",
+      { id: "curves" },
       cards.length ? h("div", { class: "charts" }, cards) : nothing,
       more.length
         ? parts.fold(`More measures (${more.length})`, () => h("div", { class: "charts" }, more), {
@@ -296,6 +281,16 @@
             open: moreOpen,
           })
         : null,
+    );
+  }
+
+  function content(parameters) {
+    const runs = gym.chosenRuns(parameters);
+    return [
+      parts.heading("Overview", h("div", { class: "tools" }, smoothing(parameters))),
+      legend(runs, parameters),
+      runs.length > 1 ? gym.about.table(runs, linesOf) : runs.map((run) => gym.about.card(run, linesOf(run))),
+      curves(parameters),
     ];
   }
 

@@ -98,6 +98,12 @@
     );
   }
 
+  /** What stands in a cell; one without anything stays empty, and is left out of cards. */
+  function cellOf(content) {
+    const some = [content].flat(Infinity).some((one) => one !== null && one !== undefined && one !== false && one !== "");
+    return some ? h("div", { class: "cell" }, content) : null;
+  }
+
   function tableRow(columns, row, link) {
     const to = link?.(row);
     const cells = columns.map((column) => {
@@ -105,7 +111,7 @@
       return h(
         "td",
         { class: classes || null, "data-title": column.title },
-        h("div", { class: "cell" }, column.cell(row)),
+        cellOf(column.cell(row)),
       );
     });
     const attributes = to ? { "data-row": "", tabindex: "0", class: "opens", "data-href": to } : {};
@@ -168,6 +174,12 @@
     return button;
   }
 
+  /** Rows of a list's first page: as many as were there when it was left, so that one finds the place again. */
+  const rowsAtOnce = () => {
+    const left = gym.isOffline ? null : gym.rowsLeft();
+    return left > 50 ? Math.min(left, 500) : null;
+  };
+
   /** A link to an episode. */
   const episodeLink = (run, id, ...text) => h("a", { href: href("episode", { run, id }) }, text.length ? text : id);
 
@@ -185,6 +197,7 @@
     select,
     input,
     pager,
+    rowsAtOnce,
     episodeLink,
   };
 })();

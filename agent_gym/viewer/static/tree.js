@@ -39,17 +39,19 @@
   function cause(branch) {
     if (!branch) return "";
     const parts = [];
-    if (format.given(branch.probability)) parts.push(`p ${format.number(branch.probability)}`);
+    if (format.given(branch.probability)) parts.push(`p = ${format.number(branch.probability)}`);
     if (format.given(branch.entropy)) parts.push(`entropy ${format.number(branch.entropy)}`);
-    if (format.given(branch.initial_entropy)) parts.push(`first ${format.number(branch.initial_entropy)}`);
-    return parts.join(" · ");
+    if (format.given(branch.initial_entropy)) parts.push(`at first ${format.number(branch.initial_entropy)}`);
+    return parts.join(", ");
   }
 
   /** Draw the tree; `open` is called with the id of a leaf that was chosen. */
   function tree(episodes, open) {
     const rows = layout(episodes);
     const turns = Math.max(1, ...episodes.map((episode) => episode.turn_list.length));
-    const step = Math.max(14, Math.min(64, 900 / turns));
+    // A long episode is drawn closer, so that its end and its reward are in sight.
+    const step = Math.max(4, Math.min(64, 900 / turns));
+    const size = Math.min(1, step / 14);
     const width = LEFT + turns * step + LEAF;
     const height = TOP + rows.length * ROW + 6;
     const at = { x: (turn) => LEFT + turn * step, y: (row) => TOP + row * ROW + ROW / 2 };
@@ -68,7 +70,7 @@
     // Forks lie on the lines of what they leave, and must be reached by the pointer.
     gym.append(picture, [
       forks.map(({ way }) => way),
-      rows.map((entry) => line(entry, at, most, open)),
+      rows.map((entry) => line(entry, { at, most, size, open })),
       forks.map(({ marker }) => marker),
     ]);
     return h("div", { class: "tree-scroll", tabindex: "0", role: "region", "aria-label": "Branch tree" }, picture);
@@ -82,10 +84,11 @@
   function scale(turns, at, height) {
     const group = s("g", { class: "tree-scale" });
     group.append(s("text", { x: 4, y: 18 }, "turn"));
-    const every = Math.max(1, Math.ceil(turns / 16));
-    for (let turn = 0; turn <= turns; turn += every) {
-      group.append(s("line", { x1: at.x(turn), x2: at.x(turn), y1: TOP - 8, y2: height }));
-      if (turn < turns) group.append(s("text", { x: at.x(turn + 0.5), y: 18, "text-anchor": "middle" }, turn + 1));
+    const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((size) => size >= turns / 16) ?? turns;
+    // The first turn, and from there on round numbers.
+    for (let turn = 1; turn <= turns; turn = turn === 1 && every > 1 ? every : turn + every) {
+      group.append(s("line", { x1: at.x(turn - 0.5), x2: at.x(turn - 0.5), y1: TOP - 8, y2: height }));
+      group.append(s("text", { x: at.x(turn - 0.5), y: 18, "text-anchor": "middle" }, turn));
     }
     return group;
   }
@@ -104,8 +107,8 @@
           { class: "tip-facts" },
           [
             ["branch probability", episode.branch.probability],
-            ["entropy here", episode.branch.entropy],
-            ["entropy at first", episode.branch.initial_entropy],
+            ["entropy before it", episode.branch.entropy],
+            ["entropy of the first turn", episode.branch.initial_entropy],
             ["shared tokens", episode.branch.offset],
           ]
             .filter(([, value]) => format.given(value))
@@ -129,7 +132,7 @@
     return { way, marker };
   }
 
-  function line({ episode, row }, at, most, open) {
+  function line({ episode, row }, { at, most, size, open }) {
     const begin = turnOf(episode);
     const count = episode.turn_list.length;
     const y = at.y(row);
@@ -145,7 +148,7 @@
         class: `tree-turn ${turn.invalid ? "invalid" : ""}`,
         cx: at.x(index + 0.5),
         cy: y,
-        r: 2.5 + 3.5 * share,
+        r: (2.5 + 3.5 * share) * size,
       });
       gym.tip(dot, () => [
         h("strong", null, `Turn ${index + 1}`),

@@ -19,22 +19,43 @@
     return span;
   }
 
-  /** All tokens of a stretch; what the model did not write is dimmed. */
-  function tokens(part) {
-    const left = part.tokens_left_out
-      ? h(
-          "span",
-          { class: "token context" },
-          `… ${format.plural(part.tokens_left_out, "token")} before are not shown …`,
-        )
-      : null;
+  /**
+   * The tokens of a stretch; what the model did not write is dimmed. Most tokens of an episode are context: where it is
+   * not asked for it is not made, either.
+   */
+  function tokens(part, context = true) {
     if (part.prompt_text) return parts.long(part.prompt_text, { className: "text tokens" });
-    return h(
-      "div",
-      { class: "tokens" },
-      left,
-      (part.tokens ?? []).map((token, place) => tokenSpan(token, part.values ?? {}, place)),
-    );
+    const block = h("div", { class: "tokens" });
+    meaning.set(block, part);
+    fill(block, context);
+    return block;
+  }
+
+  function fill(block, context) {
+    const part = meaning.get(block);
+    const left = `… ${format.plural(part.tokens_left_out ?? 0, "token")} before are not shown …`;
+    block.replaceChildren();
+    gym.append(block, [
+      context && part.tokens_left_out ? h("span", { class: "token context" }, left) : null,
+      (part.tokens ?? []).map((token, place) =>
+        token.m || context ? tokenSpan(token, part.values ?? {}, place) : null,
+      ),
+    ]);
+  }
+
+  /** Show the context of all turns below an element, or leave it out. */
+  function showContext(root, context) {
+    for (const block of root.querySelectorAll(".turn .tokens")) if (meaning.has(block)) fill(block, context);
+  }
+
+  /** The token after (or before) the one that the keyboard stands on, in a turn. */
+  function step(turn, by) {
+    const own = [...turn.querySelectorAll(".token.own")];
+    const here = own.findIndex((span) => span.classList.contains("at"));
+    own[here]?.classList.remove("at");
+    const next = own[Math.max(0, Math.min(own.length - 1, here < 0 ? (by > 0 ? 0 : own.length - 1) : here + by))];
+    next?.classList.add("at");
+    return next;
   }
 
   /** Colour the spans below an element by a value; an empty name takes the colours away. */
@@ -75,8 +96,11 @@
   // -- what the method did -----------------------------------------------------------------------------------------
 
   /** A bar from zero in one direction or in two. */
-  function bar(label, value, reach, { signed = false, tone = "one" } = {}) {
+  function bar(label, value, reach, { signed = false, tone = "one", from = null, least = 0 } = {}) {
     if (!format.given(value)) return null;
+    const tiny = Math.abs(value) < least / 10 && value !== 0;
+    const written = tiny ? "≈ 0" : signed ? format.signed(value) : format.number(value);
+    const place = from === null ? null : 0.5 + Math.max(-0.5, Math.min(0.5, from / (reach || 1) / 2));
     const share = Math.min(1, Math.abs(value) / (reach || 1));
     const direction = signed && value < 0 ? "below" : signed ? "above" : tone;
     return h(
@@ -87,8 +111,9 @@
         "span",
         { class: "measure-track" },
         h("span", { class: `measure-bar ${direction}`, vars: { "--share": share.toFixed(3) } }),
+        place === null ? null : h("span", { class: "measure-from", vars: { "--share": place.toFixed(3) } }),
       ),
-      h("span", { class: "measure-value" }, signed ? format.signed(value) : format.number(value)),
+      h("span", { class: "measure-value" }, from === null ? written : `${format.signed(from)} → ${written}`),
     );
   }
 
@@ -97,22 +122,26 @@
     const means = turn.means ?? {};
     const signed = /advantage|log_ratio|^kl$|^value$/;
     // The reward stands at the turn's last token alone: a mean would say nothing, and the turn's head says it.
-    const names = Object.keys(means).filter((name) => name !== "reward" && format.given(means[name]));
+    const [base, final] = [means.base_advantage, means.advantage];
+    const changed = format.given(base) && format.given(final) && Math.abs(base - final) > 1e-6;
+    // What the method began with is marked on the bar of what it came to.
+    const told = (name) => name === "reward" || (name === "base_advantage" && format.given(final));
+    const names = Object.keys(means).filter((name) => !told(name) && format.given(means[name]));
     const before = (name) => (name.startsWith("base") ? 0 : name === "advantage" ? 1 : name === "weight" ? 2 : 3);
     names.sort((a, b) => before(a) - before(b) || (a < b ? -1 : 1));
     const bars = [
       turn.generated_tokens ? bar("entropy", turn.entropy, reach.entropy) : null,
       ...names.map((name) =>
-        bar(gym.colours.label(name), means[name], reach[groupOf(name)], { signed: signed.test(name), tone: "weight" }),
+        bar(gym.colours.label(name), means[name], reach[groupOf(name)], {
+          signed: signed.test(name),
+          tone: "weight",
+          from: name === "advantage" && changed ? base : null,
+          least: gym.colours.LEAST[name],
+        }),
       ),
     ].filter(Boolean);
-    const [base, final] = [means.base_advantage, means.advantage];
-    const changed = format.given(base) && format.given(final) && Math.abs(base - final) > 1e-6;
-    const sentence = changed
-      ? h("p", { class: "sub" }, `advantage ${format.signed(base)} → ${format.signed(final)}`)
-      : null;
     return bars.length
-      ? h("div", { class: "measures", "aria-label": "What the method did to this turn" }, bars, sentence)
+      ? h("div", { class: "measures", role: "group", "aria-label": "What the method did to this turn" }, bars)
       : null;
   }
 
@@ -187,10 +216,10 @@
       },
       h("div", { class: "turn-head" }, h("h3", null, `Turn ${turn.index + 1}`), badges(turn), timings(turn)),
       speech("environment", parts.long(turn.observation, { length: 1500 })),
-      speech("model", own ? tokens(turn) : text, action),
+      speech("model", own ? tokens(turn, false) : text, action),
       measures(turn, reach),
     );
   }
 
-  gym.turns = { tokens, paint, explain, turnCard, reachOf };
+  gym.turns = { tokens, paint, explain, showContext, step, turnCard, reachOf };
 })();
