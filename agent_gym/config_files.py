@@ -32,17 +32,22 @@ def load(
 
     Args:
         cls: Which configuration.
-        path: The file, if there is one.
+        path: The file, if there is one; that of a run, or a run's folder, counts as what the run was started with.
         overrides: What is set on top of the file.
         base: What the file is put on top of (a recipe).
 
     Raises:
         ConfigError: The file cannot be read, or see `build`.
     """
-    values = merged(copy.deepcopy(base or {}), read_yaml(path) if path else {})
+    values = merged(copy.deepcopy(base or {}), _values(path) if path else {})
     for key, value in overrides.items():
         _set(values, key.split("."), value)
     return build(cls, values)
+
+
+def _values(path: Path) -> dict[str, Any]:
+    values = read_yaml(path / "config.yaml" if path.is_dir() else path)
+    return values["config"] if values.keys() == {"created", "versions", "config"} else values
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from agent_gym.config import EvalConfig, TrainConfig
 from agent_gym.config_files import as_dict, build, load, parse_overrides
 from agent_gym.errors import ConfigError
+from agent_gym.store.run import RunFolder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -64,6 +65,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_configuration_survives_being_written_and_read() -> None:
     config = build(TrainConfig, {"steps": 3, "env": {"options": {"size": "tiny"}}})
     assert build(TrainConfig, as_dict(config)) == config
+
+
+def test_a_run_can_be_started_from_the_configuration_of_another(tmp_path: Path) -> None:
+    config = build(TrainConfig, {"steps": 3, "env": {"options": {"size": "tiny"}}})
+    run = RunFolder.create(tmp_path / "run", as_dict(config))
+    for path in (run.path, run.path / "config.yaml"):
+        assert load(TrainConfig, path, {"seed": 1}) == config.model_copy(update={"seed": 1})
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)

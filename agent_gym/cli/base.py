@@ -20,7 +20,9 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any key, for example update.learning_rate=1e-5."),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A YAML file to start from.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="A YAML file to start from, or a run folder.")
+]
 EnvId = Annotated[str | None, typer.Option("--env", help="Environment: an id, module:Class or file.py:Class.")]
 Option = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the environment.")]
 Runs = Annotated[Path, typer.Option(help="The folder that holds runs.")]

@@ -22,6 +22,12 @@ from agent_gym.sections import IN_PROCESS_KEYS, SERVER_KEYS, VLLM_KEYS, EngineSe
 _LABELS = {"before": "success before", "after": "success after"}
 _QUIET = 10.0
 """Seconds between two lines where no bar is drawn."""
+_PATIENCE = 3
+"""Steps without anything to learn from before that is said."""
+_REMEDIES = {
+    0.0: "failed: a warm start (warm_start.episodes), a stronger model or easier tasks give it a beginning",
+    1.0: "succeeded: take harder tasks",
+}
 
 
 def run_training(
@@ -124,6 +130,7 @@ class Display:
         self._stage = ""
         self._done = 0
         self._total = 0
+        self._idle = 0
         self._sums: dict[str, float] = {}
         self._began = self._told = 0.0
 
@@ -152,6 +159,16 @@ class Display:
         if not self.console.is_terminal and (self._done == self._total or now - self._told >= _QUIET):
             self._told = now
             self.console.print(f"  {self._done}/{self._total}  {note}{self._left(now)}", soft_wrap=True)
+        if self._stage == "training":
+            self._warn(metrics)
+
+    def _warn(self, metrics: dict[str, Any]) -> None:
+        """Say once that the agent cannot learn from what it gets; counted from the start, or from the resumption."""
+        alike = metrics["groups_with_signal"] == 0 and metrics["success_rate"] in _REMEDIES
+        self._idle += 1 if alike and self._idle == self._done - 1 else 0
+        if alike and self._idle == self._done == min(_PATIENCE, self._total):
+            said = f"nothing to learn from so far: every episode {_REMEDIES[metrics['success_rate']]}."
+            self.console.print(f"[yellow]warning:[/yellow] {said}", soft_wrap=True)
 
     def _left(self, now: float) -> str:
         left = (now - self._began) / self._done * (self._total - self._done)

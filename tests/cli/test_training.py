@@ -10,7 +10,7 @@ from agent_gym.cli import training
 from agent_gym.cli.training import Display
 from agent_gym.config import TrainConfig
 
-STEP = {"success_rate": 0.5, "reward": 1.0, "entropy": 0.25, "tokens_per_second": 100.0}
+STEP = {"success_rate": 0.5, "reward": 1.0, "entropy": 0.25, "tokens_per_second": 100.0, "groups_with_signal": 0.5}
 
 
 @pytest.fixture
@@ -26,13 +26,15 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return wait
 
 
-def shown(terminal: bool, steps: int, seconds: float, wait: Callable[[float], None]) -> str:
+def shown(
+    terminal: bool, steps: int, seconds: float, wait: Callable[[float], None], step: dict[str, float] = STEP
+) -> str:
     written = io.StringIO()
     with Display(Console(file=written, force_terminal=terminal, width=120), TrainConfig()) as display:
         display.stage("training", steps)
         for _ in range(steps):
             wait(seconds)
-            display.advance(STEP)
+            display.advance(step)
     return written.getvalue()
 
 
@@ -50,6 +52,18 @@ def test_without_a_terminal_lines_come_now_and_then_and_at_the_end(wait: Callabl
 def test_on_a_terminal_a_bar_is_drawn_with_the_time_left(wait: Callable[[float], None]) -> None:
     said = shown(True, 4, 1.0, wait)
     assert "4/4" in said and "left" in said and "training: 4" not in said
+
+
+@pytest.mark.parametrize(("success", "remedy"), [(0.0, "warm_start.episodes"), (1.0, "harder tasks")])
+def test_an_agent_that_has_nothing_to_learn_from_is_told_of_once(
+    success: float, remedy: str, wait: Callable[[float], None]
+) -> None:
+    idle = STEP | {"success_rate": success, "groups_with_signal": 0.0}
+    for terminal in (False, True):
+        said = shown(terminal, 10, 1.0, wait, idle)
+        assert said.count("nothing to learn from") == 1 and remedy in said
+    assert "nothing to learn from" in shown(False, 1, 1.0, wait, idle)
+    assert "nothing to learn from" not in shown(False, 10, 1.0, wait, STEP | {"success_rate": 0.0})
 
 
 def test_what_was_measured_is_summed_up(wait: Callable[[float], None]) -> None:
