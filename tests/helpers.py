@@ -29,6 +29,19 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
 
 
+def once(engine: Engine, prompt: Sequence[int], sampling: Sampling) -> Completion:
+    """Ask an engine for one completion, in an event loop of its own."""
+
+    async def work() -> Completion:
+        try:
+            return await engine.generate(prompt, sampling)
+        finally:
+            await engine.disconnect()
+
+    completion: Completion = run(work())
+    return completion
+
+
 class RecordingEngine(Engine):
     """Hands requests on to another engine and writes down what went in and out."""
 

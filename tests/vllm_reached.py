@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
+import helpers
 import pytest
 import torch
 from helpers import run, small_llama
@@ -11,7 +13,7 @@ from openai_server import Reply
 from vllm_fake import VOCABULARY, FakeVllm, vllm_serving
 
 from agent_gym.engines.adapters import add_adapters
-from agent_gym.engines.base import Completion, Sampling
+from agent_gym.engines.base import Sampling
 from agent_gym.engines.retrying import Patience
 from agent_gym.engines.vllm_server import VllmServerEngine, connect
 from agent_gym.errors import EngineError, RefusedError
@@ -20,6 +22,7 @@ from agent_gym.tools.web import Retries
 
 PROMPT = [3, 4, 5, 6]
 PLAIN = Sampling(max_tokens=4, seed=7)
+once = partial(helpers.once, prompt=PROMPT, sampling=PLAIN)
 
 
 async def no_wait(seconds: float) -> None:
@@ -40,17 +43,6 @@ def reached(
             server.patience = Patience(Retries(tries=3), request=timeout, sleep=no_wait)
         yield engine
         run(engine.aclose())
-
-
-def once(engine: VllmServerEngine, prompt: list[int] = PROMPT, sampling: Sampling = PLAIN) -> Completion:
-    async def work() -> Completion:
-        try:
-            return await engine.generate(prompt, sampling)
-        finally:
-            await engine.disconnect()
-
-    completion: Completion = run(work())
-    return completion
 
 
 def failure(engine: VllmServerEngine, kind: type[EngineError] = RefusedError, **more: Any) -> str:
