@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from helpers import TEXTS, small_llama
@@ -10,6 +11,11 @@ from helpers import TEXTS, small_llama
 from agent_gym.engines.tiny import train_tokenizer
 
 torch.set_num_threads(1)
+# How long an example takes says something of the machine alone.
+hypothesis.settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machine")
 
 
 @pytest.fixture(scope="session")

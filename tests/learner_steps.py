@@ -132,7 +132,7 @@ def on_this_rank(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Made]:
     Args:
         plans: Arguments of `make`; "name" says the method.
     """
-    processes = join(timeout=60)
+    processes = join(timeout=300)
     made = {}
     for key, plan in plans.items():
         with small_chunks(plan):
@@ -160,8 +160,8 @@ def few_rows() -> list[Group]:
 
 def meet() -> list[Any]:
     """Let processes find out about each other's errors; return what each of them heard."""
-    processes = join(timeout=60)
-    heard: list[Any] = [processes.gather([f"{processes.rank}.{place}" for place in processes.mine(5)], 5)]
+    processes = join(timeout=300)
+    heard: list[Any] = [processes.gather([f"{processes.rank}.{place}" for place in processes.mine(5)])]
 
     def fails() -> None:
         raise OSError("the disk is full")
@@ -196,7 +196,7 @@ def not_finite() -> dict[str, tuple[str, bool, bool]]:
         For the policy and the critic, copied and spread out: the error, whether another process tells it, and whether
         the weights are as they were.
     """
-    processes = join(timeout=60)
+    processes = join(timeout=300)
     heard = {}
     for part in ("policy", "critic"):
         for shard in (False, True):
@@ -244,7 +244,7 @@ class Stopper(Silence):
 
 def ahead_and_stopped(values: dict[str, Any], folder: str) -> tuple[list[dict[str, Any]], StoppedError]:
     """Sample ahead in a run, and end another by SIGTERM; return the metrics of the first, the end of the other."""
-    processes = join(timeout=60)
+    processes = join(timeout=300)
     ahead = build(TrainConfig, values | {"rollout": values["rollout"] | {"max_lag": 1}})
     metrics = train(ahead, folder + "/ahead", processes=processes).metrics
     try:

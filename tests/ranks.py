@@ -1,5 +1,7 @@
 """Functions run on several processes at once, joined as torchrun would join them; imports have been done before."""
 
+import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -11,8 +13,10 @@ from typing import Any
 import forking
 import torch
 
+_NUMBERS = itertools.count(os.getpid())
 
-def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 120) -> list[Any]:
+
+def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 400) -> list[Any]:
     """Run a function of a test's module on so many processes; return what it returns on each, or what it raises.
 
     Args:
@@ -22,7 +26,7 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any, folder: Path
         folder: Arguments and results pass through it.
         seconds: All of it may take.
     """
-    port = _free_port()
+    port = free_port()
     given = folder / f"given-{time.monotonic_ns()}.pt"
     # Not through multiprocessing, which hands every tensor on by a file that stays open.
     torch.save(arguments, given)
@@ -67,7 +71,14 @@ def _begin(rank: int, count: int, port: int, path: list[str], place: str, work: 
         torch.distributed.destroy_process_group()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """Return a port that nobody listens on, from a range of this test process's own: it is bound only later.
+
+    Ports that the system hands out begin at 32768; workers of pytest take theirs from different thousands.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    for number in itertools.islice(_NUMBERS, 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", 20000 + 1000 * worker + number % 1000))
+            return int(probe.getsockname()[1])
+    raise AssertionError("no port is free")

@@ -1,6 +1,5 @@
 """Waiting for what happens in another process or thread, whose end is near but not at once."""
 
-import os
 import time
 from collections.abc import Callable
 
@@ -11,5 +10,5 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
     while not condition():
         if time.monotonic() > deadline:
             return False
-        os.sched_yield()
+        time.sleep(0.005)
     return True

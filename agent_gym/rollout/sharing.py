@@ -18,7 +18,7 @@ class Share(Protocol):
     def agree(self, error: Exception | None) -> None:
         """Raise on every process what one of them has met."""
 
-    def gather(self, items: Sequence[Result], total: int) -> list[Result]:
+    def gather(self, items: Sequence[Result]) -> list[Result]:
         """Return what all processes have done, by place."""
 
 
@@ -42,7 +42,7 @@ async def share_out(
 
     def together() -> list[Result]:
         share.agree(None)
-        return share.gather(done, count)
+        return share.gather(done)
 
     return await _aside(together)
 

@@ -67,22 +67,20 @@ class Processes:
         return Processes(self.accelerator, timeout=self.timeout)
 
     def mine(self, count: int) -> list[int]:
-        """Return the places, of so many, that this process does."""
-        return list(range(self.rank, count, self.count))
+        """Return the places, of so many, that this process does: neighbours, so that groups stay whole.
 
-    def gather(self, items: Sequence[T], total: int) -> list[T]:
+        Episodes of a group begin with the same prompt, which is read once where they are played together.
+        """
+        begin, end = (-(-rank * count // self.count) for rank in (self.rank, self.rank + 1))
+        return list(range(begin, end))
+
+    def gather(self, items: Sequence[T]) -> list[T]:
         """Return what all processes have done, by place, on every process.
 
         Args:
-            items: What this process has done: one each of `mine(total)`.
-            total: Places in all.
+            items: What this process has done: one for each place of `mine`.
         """
-        if self.count == 1:
-            return list(items)
-        result: list[Any] = [None] * total
-        for rank, part in enumerate(self.all(list(items))):
-            result[rank :: self.count] = part
-        return result
+        return [item for part in self.all(list(items)) for item in part]
 
     def all(self, value: T) -> list[T]:
         """Return what each process has handed in, in their order, on every process."""

@@ -118,15 +118,15 @@ def test_a_server_that_dies_before_a_push_is_left_out_and_is_used_again_once_it_
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ({"/pause": hanging}, "has not answered /pause?mode=wait within 0.3 s"),
-        ({"/collective_rpc": hanging}, "has not answered /collective_rpc within 0.3 s"),
-        ({"/resume": hanging}, "has not answered /resume within 0.3 s"),
+        ({"/pause": hanging}, "has not answered /pause?mode=wait within 2 s"),
+        ({"/collective_rpc": hanging}, "has not answered /collective_rpc within 2 s"),
+        ({"/resume": hanging}, "has not answered /resume within 2 s"),
         ({"/collective_rpc": cut_off, "/update_weight_version": cut_off, "/resume": cut_off}, "has died"),
     ],
 )
 def test_a_server_that_hangs_or_dies_within_a_push_is_left_out_and_the_others_go_on(broken: Any, said: str) -> None:
     fakes = [FakeVllm(), FakeVllm()]
-    with reached(*fakes, sync_timeout=0.3) as engine:
+    with reached(*fakes, sync_timeout=2.0) as engine:
         fakes[0].replies = dict(broken)
         run(engine.sync(weights(1.25)))
         assert list(engine.lost) == [fakes[0].url] and said in engine.lost[fakes[0].url]
@@ -196,7 +196,7 @@ def test_weights_are_written_beside_the_loop_in_which_episodes_are_played(tmp_pa
 
 def test_what_waits_for_new_weights_is_not_too_slow() -> None:
     fake = FakeVllm()
-    with reached(fake, timeout=0.2) as engine:
+    with reached(fake, timeout=1.0) as engine:
         server, held = engine.servers[fake.url], []
         fake.replies["/collective_rpc"] = lambda asked: held.append(server.held)
         run(engine.sync(weights(1.25)))

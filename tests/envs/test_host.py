@@ -176,7 +176,7 @@ def test_nothing_is_left_when_all_are_closed_or_forgotten() -> None:
     gc.collect()
     assert until(lambda: {child.pid for child in me.children(recursive=True)} <= before)
     assert not any(psutil.pid_exists(pid) for pid in started)
-    assert until(lambda: me.num_fds() == descriptors and threading.active_count() == threads)
+    assert until(lambda: me.num_fds() <= descriptors and threading.active_count() <= threads)
 
 
 def test_hosts_die_with_a_process_that_is_killed() -> None:
@@ -269,7 +269,7 @@ def test_a_hung_host_cannot_hold_up_its_fork(counter: Host, monkeypatch: pytest.
 
 
 def test_a_hung_host_cannot_hold_up_a_large_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent_gym.envs.host._TRANSFER_SECONDS", 1)
+    monkeypatch.setattr("agent_gym.envs.host._TRANSFER_SECONDS", 3)
     host = Host(HERE)
     assert host.call("size", "x" * 10**7) == 10**7
     os.kill(host.pid, signal.SIGSTOP)

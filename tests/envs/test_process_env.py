@@ -70,7 +70,7 @@ def test_a_dead_worker_costs_the_episode_and_the_next_reset_starts_another() -> 
 
 
 def test_a_hung_environment_is_ended_after_its_time_out() -> None:
-    with ProcessEnv("small_envs:Fragile", call_timeout=0.3) as env:
+    with ProcessEnv("small_envs:Fragile", call_timeout=3.0) as env:
         env.reset(seed=0)
         with pytest.raises(WorkerError, match="did not answer within"):
             env.step("hang")

@@ -25,8 +25,8 @@ SETTINGS = EpisodeSettings(Sampling(max_tokens=200))
 JOBS = [Job(f"e{number}", "g", "count 0", number) for number in range(4)]
 
 
-def fragile() -> ProcessEnv:
-    return ProcessEnv("small_envs:Fragile", max_turns=6, call_timeout=1.0)
+def fragile(seconds: float = 60) -> ProcessEnv:
+    return ProcessEnv("small_envs:Fragile", max_turns=6, call_timeout=seconds)
 
 
 def played(make_env: Any, answers: Any, jobs: list[Job], concurrency: int = 4) -> list[Trajectory]:
@@ -46,7 +46,8 @@ def test_a_worker_that_dies_or_hangs_once_costs_nothing_but_a_second_try(fault: 
     marker = tmp_path / "it happened"
     undisturbed = tmp_path / "undisturbed"
     undisturbed.touch()
-    (broken,) = played(fragile, ["up", f"{fault} unless {marker}", "up"], JOBS[:1])
+    patience = 3 if fault == "hang" else 60
+    (broken,) = played(lambda: fragile(patience), ["up", f"{fault} unless {marker}", "up"], JOBS[:1])
     assert marker.exists() and int(broken.metadata["tokens_before"]) > 50, "what the first try took is told"
     assert broken.success and broken.error is None and len(broken.turns) == 3
     assert ("has died" if fault == "die" else "did not answer") in broken.metadata["retried"]
@@ -122,8 +123,8 @@ def test_close_leaves_no_process_no_thread_and_no_descriptor() -> None:
     collector = Collector(fragile, ScriptedEngine(["up", "die"]), ByteChat(), SETTINGS, concurrency=3)
     run(collector.play(JOBS))
     collector.close()
-    assert until(lambda: len(me.children(recursive=True)) == children)
-    assert until(lambda: (me.num_fds(), threading.active_count()) == (descriptors, threads))
+    assert until(lambda: len(me.children(recursive=True)) <= children)
+    assert until(lambda: me.num_fds() <= descriptors and threading.active_count() <= threads)
 
 
 def test_close_takes_back_what_an_interrupted_episode_has_left() -> None:

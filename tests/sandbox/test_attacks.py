@@ -253,9 +253,9 @@ def test_forged_messages_deceive_nobody_but_their_own_cell(isolating: Sandbox, f
 def test_a_late_forgery_from_a_thread_is_told_as_a_death(isolating: Sandbox) -> None:
     with isolating.session() as session:
         late = "import threading\nsay = lambda: send({'done': 3, 'exit': 0}, {'done': 3, 'exit': 0})\n"
-        late += "threading.Timer(0.2, say).start()"
+        late += "begun = threading.Event()\nthreading.Thread(target=lambda: (begun.wait(), say())).start()"
         session.run(PREPARED + late)
-        hit = session.run("import time; time.sleep(1.5); print('end')", timeout=5.0)
+        hit = session.run("import time; begun.set(); time.sleep(1.5); print('end')", timeout=20.0)
         assert hit.status is Status.DIED
         assert session.run("print('sane')").stdout == b"sane\n"
 

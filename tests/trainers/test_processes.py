@@ -166,13 +166,13 @@ def test_processes_without_a_row_wait_for_nobody(tmp_path: Path) -> None:
 
 def test_what_one_process_meets_all_of_them_raise(tmp_path: Path) -> None:
     for rank, (gathered, disk, engine, worker, nothing) in enumerate(on_ranks(2, meet, folder=tmp_path)):
-        assert gathered == ["0.0", "1.1", "0.2", "1.3", "0.4"]
+        assert gathered == ["0.0", "0.1", "0.2", "1.3", "1.4"]
         assert isinstance(disk, OSError) and "disk is full" in str(disk)
         assert isinstance(engine, EngineError) and str(engine) == "nobody answers"
         assert isinstance(worker, WorkerError) and "has died" in str(worker)
         assert nothing is None
         # One of them tells the user.
-        assert [hasattr(error, "told_by") for error in (disk, engine, worker)] == [rank == 1, rank == 0, rank == 1]
+        assert [hasattr(error, "told_by") for error in (disk, engine, worker)] == [rank == 1, rank == 0, rank == 0]
 
 
 def test_what_is_not_finite_on_one_process_ends_the_update_on_all_of_them_with_its_reason(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_torchrun_ends_a_run_of_the_command_line_when_a_process_is_killed(tmp_pa
     config = tmp_path / "small.yaml"
     config.write_text(yaml.safe_dump(SMALL | {"steps": 10_000, "warm_start": {"episodes": 0}, "measure": {"tasks": 0}}))
     metrics = tmp_path / "run" / "metrics.jsonl"
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(ranks._free_port())]
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(ranks.free_port())]
     command += ["-m", "agent_gym", "train", "--config", str(config), "--name", "run", "--runs", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (tmp_path / "said").open("w") as said:
@@ -253,7 +253,7 @@ def rank_of(agent: int, rank: int) -> int:
 def test_one_process_gathers_agrees_and_sums_for_itself() -> None:
     this = alone()
     assert (this.count, this.rank, this.is_main, this.mine(3)) == (1, 0, True, [0, 1, 2])
-    assert this.gather(["a", "b"], 2) == ["a", "b"] and this.all(1) == [1] and this.told(lambda: 7) == 7
+    assert this.gather(["a", "b"]) == ["a", "b"] and this.all(1) == [1] and this.told(lambda: 7) == 7
     values = torch.ones(2)
     assert this.sum(values) is values
     with pytest.raises(EngineError, match="mine"), this.together():

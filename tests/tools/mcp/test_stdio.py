@@ -54,13 +54,13 @@ def test_a_server_that_does_not_start_is_an_error_that_says_why(
     filled = [part.format(python=sys.executable, raw=raw[-1]) for part in command]
     with pytest.raises(ToolError, match=message):
         mcp_tools(filled)
-    assert until(lambda: threading.active_count() == before)
+    assert until(lambda: threading.active_count() <= before)
 
 
 def test_a_server_that_never_answers_is_an_error_that_tells_what_it_wrote_instead(raw: list[str]) -> None:
-    message = "not ready within 2 s, .*, and it wrote 'Welcome to the server!' to standard output"
+    message = "not ready within 5 s, .*, and it wrote 'Welcome to the server!' to standard output"
     with pytest.raises(ToolError, match=message):
-        mcp_tools([*raw, "banner", "silent"], start_timeout=2.0)
+        mcp_tools([*raw, "banner", "silent"], start_timeout=5.0)
 
 
 def test_a_command_line_is_taken_apart_as_a_shell_does(raw: list[str]) -> None:
@@ -164,7 +164,7 @@ def test_closing_leaves_no_thread_process_or_descriptor(raw: list[str], ended: E
     for _ in range(3):
         episode()
     # The thread that waits for a process ends a moment after the process has.
-    assert until(lambda: threads() <= before and descriptors() == opened)
+    assert until(lambda: threads() <= before and descriptors() <= opened)
     assert all(ended(pid) for pid in pids)
 
 
