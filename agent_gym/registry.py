@@ -3,18 +3,16 @@
 Knows where an environment's class is found, and imports it only when it is made.
 """
 
-import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_gym.errors import ConfigError, UnknownIdError, suggestion
+from agent_gym.importing import load_object
 
 if TYPE_CHECKING:
     from agent_gym.env import TextEnv
@@ -39,8 +37,6 @@ class EnvSpec:
 
 _SPECS: dict[str, EnvSpec] = {}
 _loaded_plugins = False
-_FILES: dict[Path, tuple[tuple[int, int], Any]] = {}
-"""Modules of files that were named by their path, with the time and the size of the file that was run."""
 
 
 def register(
@@ -255,56 +251,6 @@ def resolve(entry_point: "str | Callable[..., TextEnv]") -> "Callable[..., TextE
         return entry_point
     resolved: Callable[..., TextEnv] = load_object(entry_point, "environment", "Class")
     return resolved
-
-
-def load_object(where: str, what: str, kind: str) -> Any:
-    """Import what "module:name" or "file.py:name" names.
-
-    Args:
-        where: Its place.
-        what: What it is for, for the message ("environment").
-        kind: What the name is, for the message ("Class").
-
-    Raises:
-        UnknownIdError: It cannot be imported.
-    """
-    module_name, _, name = where.rpartition(":")
-    try:
-        module = _load_file(Path(module_name)) if module_name.endswith(".py") else _import_local(module_name)
-        return getattr(module, name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
-        raise UnknownIdError(
-            f"The {what} {where!r} cannot be imported: {error}; give module:{kind} or file.py:{kind}."
-        ) from error
-
-
-def _import_local(module_name: str) -> Any:
-    """Import a module, looking in the working directory too, as `python -m` does."""
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.append(here)
-    try:
-        return importlib.import_module(module_name)
-    finally:
-        if added:
-            sys.path.remove(here)
-
-
-def _load_file(path: Path) -> Any:
-    """Return the module in a file; it is run once, and again only when it has changed."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    place, state = path.resolve(), path.stat()
-    known = _FILES.get(place)
-    if known is not None and known[0] == (state.st_mtime_ns, state.st_size):
-        return known[1]
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    _FILES[place] = (state.st_mtime_ns, state.st_size), module
-    return module
 
 
 def load_plugins() -> None:

@@ -139,3 +139,24 @@ def test_a_file_is_run_once_and_again_when_it_has_changed(tmp_path: Path) -> Non
     assert registry.resolve(f"{file}:Mine") is first
     file.write_text("class Mine:\n    size = 22\n")
     assert registry.resolve(f"{file}:Mine").size == 22
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "import os\nKEY = os.environ['A_KEY_THAT_IS_NOT_SET']\n",
+            r"KeyError: 'A_KEY_THAT_IS_NOT_SET' \(broken.py, line 2\)",
+        ),
+        ("class Own(\n", r"SyntaxError: .*\(broken.py, line 1\)"),
+    ],
+)
+def test_a_file_that_fails_says_where_and_is_tried_again_when_it_is_mended(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"cannot be imported: {words}; mend that module"):
+        agent_gym.make(f"{file}:Own")
+    file.write_text("from small_envs import WordEnv as Own\n")
+    assert agent_gym.make(f"{file}:Own").reset(seed=0)

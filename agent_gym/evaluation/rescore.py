@@ -14,7 +14,7 @@ from agent_gym.envs.tool_env import ToolEnv
 from agent_gym.errors import ConfigError
 from agent_gym.evaluation.played import make_env
 from agent_gym.evaluation.totals import total
-from agent_gym.registry import load_object
+from agent_gym.importing import load_object
 from agent_gym.store.holding import held
 from agent_gym.store.run import RunFolder
 from agent_gym.store.trajectories import TrajectoryStore

@@ -13,7 +13,8 @@ from functools import cached_property, update_wrapper
 from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar, overload
 
 from agent_gym.errors import MissingExtraError, SandboxUnavailable, ToolError, UnknownIdError, WorkerError
-from agent_gym.registry import load_plugins, resolve
+from agent_gym.importing import load_object
+from agent_gym.registry import load_plugins
 from agent_gym.tools.schema import Arguments, LooseArguments, read_docstring, text_parameter
 
 P = ParamSpec("P")
@@ -290,6 +291,8 @@ def register_tool(name: str, reference: str) -> None:
     """
     if TOOLS.get(name, reference) != reference:
         raise ToolError(f"The tool name {name!r} is taken by {TOOLS[name]}: choose another one.")
+    if not isinstance(reference, str):
+        raise ToolError(f"The tool {name!r} is registered by its place, a text: give 'module:name', not {reference!r}.")
     TOOLS[name] = reference
 
 
@@ -297,12 +300,11 @@ def _import(reference: str) -> Any:
     load_plugins()
     if reference not in TOOLS and ":" not in reference:
         raise ToolError(str(UnknownIdError.of("tool", reference, TOOLS)))
+    found = TOOLS.get(reference, reference)
     try:
-        return resolve(TOOLS.get(reference, reference))
+        return load_object(found, "tool", "name")
     except UnknownIdError as error:
-        raise ToolError(
-            f"The tool {reference!r} cannot be imported: {error.__cause__}; give module:name or file.py:name."
-        ) from error
+        raise ToolError(str(error)) from error
 
 
 def _checked(given: Tool) -> Tool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agent_gym.errors import ConfigError, UnknownIdError, suggestion
-from agent_gym.registry import load_object
+from agent_gym.importing import load_object
 from agent_gym.trainers.algorithm import Algorithm
 
 BASES: Final[dict[str, str]] = {
