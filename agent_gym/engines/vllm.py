@@ -18,7 +18,7 @@ from agent_gym.engines.base import Completion, Engine, Sampling, Session
 from agent_gym.engines.fingerprint import Arrival, WeightSums
 from agent_gym.engines.topk import estimated_entropy
 from agent_gym.engines.vllm_lockstep import LockstepThread
-from agent_gym.engines.vllm_thread import Request, VllmThread
+from agent_gym.engines.vllm_thread import Request, VllmThread, await_room
 from agent_gym.engines.vllm_watch import Limits
 from agent_gym.engines.weights import weight_names
 from agent_gym.errors import EngineError
@@ -80,6 +80,7 @@ class VllmEngine(Engine):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         vllm = building.import_vllm()
+        await_room()
         self._parameters_class = vllm.SamplingParams
         self._final_only = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         self._grouped = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -57,7 +57,7 @@ class VllmThread:
         limits: How long things may take.
 
     Raises:
-        EngineError: vLLM takes too long to start, or an earlier one in this process came to a bad end.
+        RefusedError: vLLM takes too long to start.
     """
 
     def __init__(
@@ -68,13 +68,6 @@ class VllmThread:
         drop: Callable[[Any], None] = lambda engine: None,
         limits: Limits | None = None,
     ) -> None:
-        for other in list(_left_behind):
-            other.join()
-        if _left_behind:
-            raise EngineError(
-                "vLLM cannot be started again in this process, as one that came to a bad end still holds its memory: "
-                "start a new process."
-            )
         self._make = make
         self._version = version
         self._drop = drop
@@ -292,6 +285,21 @@ class VllmThread:
         error = RefusedError(f"vLLM's thread has ended ({_words(self._died)}): go on with --resume.")
         error.__cause__ = self._died
         return error
+
+
+def await_room() -> None:
+    """Wait until what accidents have left of vLLM in this process is gone.
+
+    Raises:
+        EngineError: It stays.
+    """
+    for thread in list(_left_behind):
+        thread.join()
+    if _left_behind:
+        raise EngineError(
+            "vLLM cannot be started again in this process, as one that came to a bad end still holds its memory: "
+            "start a new process."
+        )
 
 
 def _fail(request: Request, sentence: str, cause: Exception) -> None:

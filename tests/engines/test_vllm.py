@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from vllm_python import ROOT, vllm_environment, vllm_python
 
-CHECKS = Path(__file__).with_name("vllm_checks.py")
-NAMES = re.findall(r"^def (test_\w+)", CHECKS.read_text(), re.MULTILINE)
+CHECKS = [Path(__file__).with_name(f"vllm_{part}.py") for part in ("sampling_checks", "weights_checks", "checks")]
+"""The last ends the engine that they share."""
+NAMES = [name for file in CHECKS for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)]
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,10 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Run the checks; return for each that was run what went wrong."""
     python = vllm_python()
     report = tmp_path_factory.mktemp("vllm") / "report.xml"
-    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", f"--basetemp={report.parent / 'tmp'}"]
+    options = ["-q", "--noconftest", "-p", "no:cacheprovider", "-p", "vllm_shared"]
+    options += [f"--junitxml={report}", f"--basetemp={report.parent / 'tmp'}"]
     done = subprocess.run(
-        [python, "-m", "pytest", *options, str(CHECKS)],
+        [python, "-m", "pytest", *options, *map(str, CHECKS)],
         cwd=ROOT,
         env=vllm_environment(),
         capture_output=True,

@@ -12,7 +12,7 @@ from waiting import until
 
 from agent_gym.engines.vllm import VllmEngine
 from agent_gym.engines.vllm_lockstep import LockstepThread
-from agent_gym.engines.vllm_thread import Request, VllmThread, _left_behind
+from agent_gym.engines.vllm_thread import Request, VllmThread, _left_behind, await_room
 from agent_gym.engines.vllm_watch import Limits
 from agent_gym.errors import EngineError, RefusedError
 
@@ -247,12 +247,10 @@ def test_an_engine_that_cannot_be_made_is_an_error_and_leaves_no_thread() -> Non
 
     with pytest.raises(EngineError, match="no such model"):
         VllmThread(make, lambda: 0)
-    until(lambda: not [each for each in threading.enumerate() if each.name == "vllm"])
+    assert until(lambda: not [each for each in threading.enumerate() if each.name == "vllm"])
 
 
 # -- what does not end -------------------------------------------------------------------------------------------------
-
-QUICK = Limits(step=0.1, call=0.1, start=0.1)
 
 
 @pytest.fixture
@@ -261,14 +259,14 @@ def stuck() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
-    until(lambda: not _left_behind)
+    assert until(lambda: not _left_behind)
 
 
 def test_a_step_that_does_not_end_is_told_to_all_who_wait_and_a_new_process_is_asked_for(stand: Stand) -> None:
     dropped: list[Any] = []
     engine = object.__new__(VllmEngine)
-    engine._closed, engine._thread = False, VllmThread(lambda: stand, lambda: 0, drop=dropped.append, limits=QUICK)
-    thread = engine._thread
+    thread = VllmThread(lambda: stand, lambda: 0, drop=dropped.append, limits=Limits(step=0.1))
+    engine._closed, engine._thread = False, thread
     running = thread.ask(Request([9], None))
     assert stand.stepped.wait(WAIT)
     call, waiting = thread.call(lambda inner: 5), thread.ask(Request([1], None))
@@ -279,17 +277,15 @@ def test_a_step_that_does_not_end_is_told_to_all_who_wait_and_a_new_process_is_a
         thread.ask(Request([1], None)).result(WAIT)
     asyncio.run(asyncio.wait_for(engine.aclose(), WAIT))
     with pytest.raises(EngineError, match="start a new process"):
-        VllmThread(lambda: stand, lambda: 0)
+        await_room()
     # It was only slow: what it holds is free again, and nobody is told twice.
     stand.allowed.release(1)
-    until(lambda: dropped == [stand])
-    another = VllmThread(lambda: stand, lambda: 0)
-    another.end(lambda inner: None).result(WAIT)
-    another.join()
+    assert until(lambda: dropped == [stand] and not _left_behind)
+    await_room()
 
 
 def test_a_call_that_does_not_end_is_named(stand: Stand, stuck: threading.Event) -> None:
-    thread = VllmThread(lambda: stand, lambda: 0, limits=QUICK)
+    thread = VllmThread(lambda: stand, lambda: 0, limits=Limits(call=0.1))
     call, later = thread.call(lambda inner: stuck.wait(WAIT), "taking new weights"), thread.ask(Request([1], None))
     for future in (call, later):
         with pytest.raises(RefusedError, match=r"taking new weights has not ended within 0.1 s .*'s sync_timeout\)"):
@@ -302,7 +298,7 @@ def test_a_start_that_does_not_end_is_told_where_it_was_made(stand: Stand, stuck
         return stand
 
     with pytest.raises(RefusedError, match=r"its start has not ended within 0.1 s \(the engine's start_timeout\)"):
-        VllmThread(make, lambda: 0, limits=QUICK)
+        VllmThread(make, lambda: 0, limits=Limits(start=0.1))
 
 
 def test_neighbours_that_do_not_answer_are_told_of(stand: Stand, stuck: threading.Event) -> None:
@@ -311,7 +307,7 @@ def test_neighbours_that_do_not_answer_are_told_of(stand: Stand, stuck: threadin
             stuck.wait(WAIT)
             return [offer], 0
 
-    thread = Silent(lambda: stand, lambda: 0, limits=QUICK)
+    thread = Silent(lambda: stand, lambda: 0, limits=Limits(step=0.1, call=0.1))
     with pytest.raises(RefusedError, match="the wait for the processes that share its layers has not ended"):
         thread.call(lambda inner: 5).result(WAIT)
 
@@ -324,9 +320,9 @@ def test_after_an_accident_another_is_made_only_where_what_the_first_held_is_fre
         raise EngineError("Other processes hold parts of this vLLM.")
 
     for drop in (lambda inner: None, keep):
-        thread = VllmThread(lambda: stand, lambda: 0, drop=drop)
+        await_room()
         with pytest.raises(RefusedError, match=r"has ended \(out\)"):
-            thread.call(leave).result(WAIT)
+            VllmThread(lambda: stand, lambda: 0, drop=drop).call(leave).result(WAIT)
     with pytest.raises(EngineError, match="start a new process"):
-        VllmThread(lambda: stand, lambda: 0)
+        await_room()
     _left_behind.clear()
