@@ -1,7 +1,9 @@
 """The tables of a run's trajectories.sqlite, and how a file gets them. Any program that reads SQLite can read it.
 
-    trajectories    one row an episode, whole: its turns as JSON, and its tokens as arrays in the machine's byte order
-                    (`token_ids` int32, `action_mask` uint8, `logprobs` and `entropies` float32)
+    trajectories    one row an episode, whole: its turns as JSON, for each field the values in all of them, and its
+                    tokens as arrays in the machine's byte order (`token_ids` int32, `action_mask` uint8, `logprobs` and
+                    `entropies` float32, of the tokens that the mask marks where all others have 0). In what earlier
+                    versions have written `turns` is a list of objects, and the arrays have a number for every token
     episodes        the same episodes in narrow columns: what lists, filters and statistics read. Joined by `id`;
                     `number` counts up in the order in which episodes were stored
     signals         what training made of an episode's tokens, one row a signal; `data` holds a float32 for each token

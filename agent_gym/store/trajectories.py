@@ -3,36 +3,20 @@
 `schema` says what the tables hold.
 """
 
-import json
-import math
 import sqlite3
 import struct
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from agent_gym.errors import StoreError, UnknownIdError
-from agent_gym.store import episodes, schema, signals, spending
+from agent_gym.store import episodes, rows, schema, signals, spending
 from agent_gym.store.episodes import EpisodeFilter, EpisodeRow, GroupRow, Order
 from agent_gym.store.texts import with_storable_texts
-from agent_gym.trajectory import Trajectory, Turn
+from agent_gym.trajectory import Trajectory
 
-_COLUMNS = (
-    "id, step, phase, group_id, task_id, env_id, seed, goal, success, score, reward, terminated, truncated, error, "
-    "parent_id, branch_turn, branch_offset, final_observation, metadata, turns, token_ids, action_mask, logprobs, "
-    "entropies"
-)
-
-
-_PLACES = ", ".join("?" * (_COLUMNS.count(",") + 1))
-_TURN_NAMES = tuple(field.name for field in fields(Turn))
-_turn_values = attrgetter(*_TURN_NAMES)
-_to_json = json.JSONEncoder(check_circular=False).encode
 _EVERYTHING = EpisodeFilter()
 
 
@@ -50,6 +34,8 @@ class TrajectoryStore:
             # Readers and the one writer do not wait for each other, and a killed writer leaves whole transactions.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            # Every episode touches the same pages of the indexes: seldom moved to the file, they are so once for many.
+            self._connection.execute("PRAGMA wal_autocheckpoint = 4000")
             if not schema.is_current(self._connection):
                 self._upgrade("main")
 
@@ -57,7 +43,7 @@ class TrajectoryStore:
     def _columns(self) -> str:
         """What to read of a whole episode; a file of an earlier version, opened to be read, lacks a column."""
         stored = {name for _, name, *_ in self._connection.execute("PRAGMA table_info(trajectories)")}
-        return ", ".join(name if name in stored else f"NULL AS {name}" for name in _COLUMNS.split(", "))
+        return ", ".join(name if name in stored else f"NULL AS {name}" for name in rows.COLUMNS)
 
     @classmethod
     def reading(cls, path: Path) -> Self:
@@ -98,9 +84,9 @@ class TrajectoryStore:
         # Of those with the same id the last one counts.
         unique = list({each.id: each for each in map(with_storable_texts, trajectories)}.values())
         with _speaking(self.path), self._connection:
-            rows = [_row(trajectory, step, phase) for trajectory in unique]
+            stored = [rows.row_of(trajectory, step, phase) for trajectory in unique]
             self._forget([trajectory.id for trajectory in unique])
-            self._connection.executemany(f"INSERT INTO trajectories ({_COLUMNS}) VALUES ({_PLACES})", rows)
+            self._connection.executemany(rows.INSERT, stored)
             episodes.insert(self._connection, unique, step, phase)
 
     def add_signals(self, step: int, values: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
@@ -147,7 +133,7 @@ class TrajectoryStore:
             row = self._connection.execute(f"SELECT {self._columns} FROM trajectories WHERE id = ?", (id,)).fetchone()
             if row is None:
                 raise UnknownIdError.of("episode", id, self._neighbours(id))
-        return _trajectory(row)
+        return rows.trajectory_of(row)
 
     def select(
         self, *, phase: str | None = None, step: int | None = None, limit: int = -1, newest: bool = False
@@ -280,7 +266,7 @@ class TrajectoryStore:
                 schema.create_narrow(connection, where)
             missing = "WHERE id NOT IN (SELECT id FROM episodes)"
             for row in connection.execute(f"SELECT {self._columns} FROM trajectories {missing} ORDER BY rowid"):
-                episodes.insert(connection, [with_storable_texts(_trajectory(row))], row[1], row[2])
+                episodes.insert(connection, [with_storable_texts(rows.trajectory_of(row))], row[1], row[2])
 
     def _neighbours(self, id: str) -> list[str]:
         """Return the ids that stand around this one in their order: among a million, those that may have been meant."""
@@ -325,75 +311,3 @@ def _speaking(path: Path) -> Iterator[None]:
             f"{path} cannot hold a number or a text of an episode ({error}): seeds have 64 bits, token ids 32, and "
             "texts must be UTF-8."
         ) from error
-
-
-def _row(trajectory: Trajectory, step: int, phase: str) -> tuple[object, ...]:
-    return (
-        trajectory.id,
-        step,
-        phase,
-        trajectory.group_id,
-        trajectory.task_id,
-        trajectory.env_id,
-        trajectory.seed,
-        trajectory.goal,
-        trajectory.success,
-        trajectory.score,
-        trajectory.reward,
-        trajectory.terminated,
-        trajectory.truncated,
-        trajectory.error,
-        trajectory.parent_id,
-        trajectory.branch_turn,
-        trajectory.branch_offset,
-        trajectory.final_observation,
-        json.dumps(trajectory.metadata),
-        _to_json([dict(zip(_TURN_NAMES, _turn_values(turn), strict=True)) for turn in trajectory.turns]),
-        _packed("i", trajectory.token_ids),
-        bytes(trajectory.action_mask),
-        _packed("f", trajectory.logprobs),
-        _packed("f", trajectory.entropies),
-    )
-
-
-def _trajectory(row: Sequence[object]) -> Trajectory:
-    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    return Trajectory(
-        task_id=str(values["task_id"]),
-        env_id=str(values["env_id"]),
-        id=str(values["id"]),
-        group_id=str(values["group_id"]),
-        seed=int(values["seed"]),  # type: ignore[call-overload]
-        goal=str(values["goal"]),
-        turns=[Turn(**turn) for turn in json.loads(str(values["turns"]))],
-        token_ids=[int(number) for number in _numbers("i", values["token_ids"])],
-        action_mask=list(values["action_mask"]),  # type: ignore[call-overload]
-        logprobs=_numbers("f", values["logprobs"]),
-        entropies=_numbers("f", values["entropies"]),
-        final_observation=str(values["final_observation"]),
-        success=bool(values["success"]),
-        # SQLite keeps what is not a number as nothing.
-        score=math.nan if values["score"] is None else float(values["score"]),  # type: ignore[arg-type]
-        terminated=bool(values["terminated"]),
-        truncated=bool(values["truncated"]),
-        error=None if values["error"] is None else str(values["error"]),
-        parent_id=None if values["parent_id"] is None else str(values["parent_id"]),
-        branch_turn=_integer(values["branch_turn"]),
-        branch_offset=_integer(values["branch_offset"]),
-        metadata=json.loads(str(values["metadata"])),
-    )
-
-
-def _packed(kind: str, numbers: Sequence[float]) -> bytes:
-    # Twice as fast as by way of an array.
-    return struct.pack(f"{len(numbers)}{kind}", *numbers)
-
-
-def _integer(value: object) -> int | None:
-    return None if value is None else int(value)  # type: ignore[call-overload]
-
-
-def _numbers(kind: str, blob: object) -> list[float]:
-    numbers = array(kind)
-    numbers.frombytes(bytes(blob))  # type: ignore[call-overload]
-    return list(numbers)

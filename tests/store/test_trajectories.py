@@ -5,12 +5,13 @@ import math
 import os
 import signal
 import sqlite3
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from old_database import write_old_database
+from old_database import write_old_database, write_old_rows
 
 from agent_gym.errors import StoreError, UnknownIdError
 from agent_gym.store.episodes import EpisodeFilter
@@ -32,6 +33,47 @@ def test_an_episode_comes_back_as_it_was(tmp_path: Path) -> None:
     with TrajectoryStore(tmp_path / "t.sqlite") as store:
         store.add([make_trajectory("a")], step=3, phase="train")
         assert store.get("a") == make_trajectory("a")
+
+
+def bits(numbers: list[float]) -> bytes:
+    return struct.pack(f"{len(numbers)}f", *numbers)
+
+
+@pytest.mark.parametrize("beside", [0.0, -0.0, 0.5, math.nan])
+@pytest.mark.parametrize("mask", [[0, 1, 1], [1, 1, 1], [0, 0, 0], []])
+def test_numbers_of_tokens_come_back_to_the_bit(tmp_path: Path, mask: list[int], beside: float) -> None:
+    values = [(-0.0, -math.inf, math.nan)[place] if each else beside for place, each in enumerate(mask)]
+    trajectory = Trajectory("t", id="a", token_ids=[7] * len(mask), action_mask=mask, logprobs=values)
+    trajectory.entropies = values[::-1]
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        store.add([trajectory], step=0, phase="eval")
+        found = store.get("a")
+    assert bits(found.logprobs) == bits(values) and bits(found.entropies) == bits(values[::-1])
+    assert (found.token_ids, found.action_mask, found.turns) == (trajectory.token_ids, mask, [])
+
+
+def test_numbers_are_kept_of_generated_tokens_alone_and_fields_named_once(tmp_path: Path) -> None:
+    trajectory = make_trajectory("a")
+    trajectory.turns.append(Turn("", "look", "look", 5, 5, 4, -1.5, True, 2, "length", 3, 0.1, 1 / 3, 9, 8))
+    with TrajectoryStore(tmp_path / "t.sqlite") as store:
+        store.add([trajectory], step=0, phase="eval")
+        assert store.get("a") == trajectory
+    with sqlite3.connect(tmp_path / "t.sqlite") as connection:
+        query = "SELECT length(logprobs), length(entropies), turns ->> '$.reward' FROM trajectories"
+        assert connection.execute(query).fetchone() == (4 * 2, 4 * 2, "[1.0,-1.5]")
+    connection.close()
+
+
+def test_rows_of_an_earlier_version_stand_beside_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "t.sqlite"
+    with TrajectoryStore(path) as store:
+        store.add([make_trajectory("old")], step=1, phase="train")
+    with sqlite3.connect(path) as connection:
+        write_old_rows(connection, [make_trajectory("old")])
+    connection.close()
+    with TrajectoryStore(path) as store:
+        store.add([make_trajectory("new")], step=1, phase="train")
+        assert [store.get(id) for id in ("old", "new")] == [make_trajectory(id) for id in ("old", "new")]
 
 
 def test_half_a_surrogate_pair_in_any_text_is_spelled_out(tmp_path: Path) -> None:
