@@ -130,6 +130,9 @@ def _compare(run: RunFolder, config: EvalConfig, plans: Sequence[Plan]) -> None:
     for key in sorted(before.keys() | now.keys()):
         if key in ("k", _MAY_GROW) or key.startswith(_MAY_DIFFER):
             continue
+        if key == "model" and before.get("server.name") and all(_is_address(one[key]) for one in (before, now)):
+            # The name says which model it is, wherever its server has moved.
+            continue
         if before.get(key) != now.get(key):
             raise ConfigError(
                 f"The run {run.path} was started with {key}={before.get(key)}, not {now.get(key)}: leave that out, or "
@@ -139,6 +142,10 @@ def _compare(run: RunFolder, config: EvalConfig, plans: Sequence[Plan]) -> None:
     for plan in plans:
         if plan.name in records:
             _compare_suite(plan, records[plan.name], run.path)
+
+
+def _is_address(model: str) -> bool:
+    return model.startswith(("http://", "https://"))
 
 
 def _compare_suite(plan: Plan, record: dict[str, Any], path: Path) -> None:

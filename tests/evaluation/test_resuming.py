@@ -117,6 +117,21 @@ def test_what_does_not_change_an_episode_may_change() -> None:
         evaluate(config(), "run")
 
 
+def test_a_server_whose_model_was_named_may_move() -> None:
+    def at(url: str, name: str | None = "small", **more: Any) -> EvalConfig:
+        return config(model=url, tasks=2, **more, **({"server": {"name": name}} if name else {}))
+
+    with serving(lambda asked, number: chat("a")) as first, serving(lambda asked, number: chat("a")) as second:
+        evaluate(at(first.url), "run")
+        assert evaluate(at(second.url, attempts=2), "run", resume=True).score.episodes == 4 and second.asked
+        assert stored_config(Path("run"))["model"] == second.url
+        with pytest.raises(ConfigError, match=r"server.name=small, not large"):
+            evaluate(at(first.url, "large"), "run", resume=True)
+        evaluate(at(first.url, None), "unnamed")
+        with pytest.raises(ConfigError, match="model=http"):
+            evaluate(at(second.url, None), "unnamed", resume=True)
+
+
 def test_a_task_that_has_changed_since_is_named(folder: Path) -> None:
     evaluate(config(tasks=30), "run")
     (folder / "changed.txt").write_text("!")
