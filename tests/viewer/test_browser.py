@@ -110,7 +110,7 @@ def test_a_step_of_a_chart_leads_to_its_groups_and_back_is_the_chart(open_page: 
     box = picture.bounding_box()
     page.mouse.click(box["x"] + 60, box["y"] + 60)
     expect(page.locator(".total")).to_have_text("1 group")
-    assert "step=1" in page.url and "run=0" in page.url
+    assert "step=1" in page.url and "run=with_epo" in page.url
     page.get_by_label("Rewards").select_option("all equal: no signal")
     expect(page.locator(".empty")).to_contain_text("No group matches")
     page.go_back()
@@ -132,7 +132,7 @@ def test_runs_are_laid_over_each_other_and_taken_away_and_curves_are_smoothed(op
     expect(chart(page, "KL divergence").locator("path.faint")).to_have_count(2)
     page.get_by_role("button", name="plain").click()
     expect(chart(page, "KL divergence").locator("svg.chart path.curve[data-name]")).to_have_count(1)
-    assert "runs=0&smooth=0.5" in page.url
+    assert "runs=with_epo&smooth=0.5" in page.url
     page.reload()
     expect(chart(page, "KL divergence").locator("path.faint")).to_have_count(1)
 
@@ -347,7 +347,7 @@ def test_two_runs_are_compared_and_their_attempts_looked_at_side_by_side(open_pa
     expect(page.locator(".pair")).to_contain_text("open it 1")
     page.get_by_role("link", name="open the episode").last.click()
     expect(page.locator("h1")).to_have_text("the goal of t4")
-    assert "run=3" in page.url
+    assert "run=eval_b" in page.url
 
 
 # -- nothing there -----------------------------------------------------------------------------------------------------
@@ -367,6 +367,8 @@ def test_a_run_without_anything_and_an_unknown_episode_are_told_in_a_sentence(
         expect(page.locator(".empty")).to_contain_text(sentence)
     page.goto(f"{place}/#/nowhere")
     expect(page.get_by_role("alert")).to_contain_text("There is no such page")
+    page.goto(f"{place}/#/groups?run=gone")
+    expect(page.get_by_role("alert")).to_contain_text("There is no run gone")
     page.goto(f"{place}/#/episode?run=0&id=lost")
     expect(page.get_by_role("alert")).to_contain_text("lost")
     broken = make_run(tmp_path / "broken", config=train_config()).path

@@ -106,6 +106,8 @@
   async function contentOf(page, parameters) {
     if (!gym.pages[page]) throw new gym.Unavailable("There is no such page: choose one above.");
     if (!gym.runs().length) throw new gym.Unavailable("There is no run to show.");
+    const missing = gym.chosenRuns(parameters).length ? null : (parameters.runs ?? parameters.run);
+    if (missing) throw new gym.Unavailable(`There is no run ${missing} here (any more): choose another one.`);
     return gym.pages[page].load(parameters);
   }
 
@@ -178,7 +180,7 @@
   async function changed(fresh) {
     const { page, parameters } = place();
     await gym.loadRuns();
-    const looked = page === "overview" ? gym.chosenRuns(parameters) : [gym.currentRun(parameters)];
+    const looked = page === "overview" ? gym.chosenRuns(parameters) : [gym.currentRun(parameters)].filter(Boolean);
     if (gym.pages[page]?.still || !looked.some((run) => fresh.has(run.index))) frame(page, parameters);
     // Rows that one reads must not move away: those that are new wait until they are asked for.
     else if (gym.pages[page]?.isList && scrollY > 120) offer(page, parameters);

@@ -32,9 +32,16 @@ const gym = {};
   /** Make an SVG element, likewise. */
   const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
+  const RUNS = new Set(["run", "runs", "with"]);
+
+  /** Runs by name, so that an address means the same when others have come or gone. */
+  const keys = (value) =>
+    value === null || value === undefined ? value : String(value).split(",").map(gym.runKey).join(",");
+
   /** Return the address of a page, without the parameters that are empty. */
   function href(page, parameters = {}) {
-    const query = encode(parameters);
+    const named = Object.entries(parameters).map(([name, value]) => [name, RUNS.has(name) ? keys(value) : value]);
+    const query = encode(Object.fromEntries(named));
     return `#/${page}${query ? "?" + query : ""}`;
   }
 

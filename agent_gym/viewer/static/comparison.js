@@ -102,7 +102,7 @@
 
   /** The page that shows the attempts of two runs at one task beside each other. */
   async function pair(run, parameters) {
-    const runs = [run, gym.runs().find((one) => String(one.index) === String(parameters.with)) ?? run];
+    const runs = [run, gym.findRun(parameters.with) ?? run];
     const ids = [parameters.left, parameters.right];
     const found = await Promise.all(
       ids.map((id, index) => (id ? gym.get("episode", { run: runs[index].index, id }) : null)),
@@ -146,7 +146,7 @@
   // -- the section ---------------------------------------------------------------------------------------------------
 
   async function load(run, parameters) {
-    const other = gym.runs().find((one) => String(one.index) === String(parameters.with));
+    const other = gym.findRun(parameters.with);
     if (!other) return parts.empty("There is no such run to compare with.");
     const runs = [run, other];
     const asked = { run: run.index, with: other.index, suite: parameters.suite };

@@ -66,17 +66,31 @@
   /** The runs as they were when last asked for. */
   const runs = () => known;
 
-  /** The run that a page is about. */
+  /** What a run is called in an address: its name, where no other has it and it cannot be taken for a number. */
+  function keyOf(run) {
+    const plain = /^(?!\d+$)[^,]+$/.test(run.name);
+    return plain && known.filter((one) => one.name === run.name).length === 1 ? run.name : String(run.index);
+  }
+
+  /** The run that a part of an address means, by its name or its number; undefined where there is none. */
+  const findRun = (key) =>
+    known.find((run) => keyOf(run) === String(key)) ?? known.find((run) => String(run.index) === String(key));
+
+  gym.runKey = (key) => {
+    const run = findRun(key);
+    return run ? keyOf(run) : key;
+  };
+
+  /** The run that a page is about; undefined where the address names one that is not there. */
   function currentRun(parameters = gym.place().parameters) {
-    const index = Number(parameters.run ?? (parameters.runs ?? "0").split(",")[0]);
-    return known.find((run) => run.index === index) ?? known[0];
+    const key = parameters.run ?? parameters.runs?.split(",")[0];
+    return key === undefined ? known[0] : findRun(key);
   }
 
   /** The runs that the overview lays over each other: all that the address names, or every one. */
   function chosenRuns(parameters) {
-    if (parameters.runs === undefined) return parameters.run === undefined ? known : [currentRun(parameters)];
-    const indices = parameters.runs.split(",").map(Number);
-    return known.filter((run) => indices.includes(run.index));
+    const keys = (parameters.runs ?? parameters.run)?.split(",").map(findRun);
+    return keys ? known.filter((run) => keys.includes(run)) : known;
   }
 
   // -- live updates ----------------------------------------------------------------------------------------------
@@ -113,6 +127,6 @@
     if (!embedded) await compare(() => {});
   }
 
-  Object.assign(gym, { get, Unavailable, isOffline: embedded !== null, loadRuns, runs, currentRun, chosenRuns });
+  Object.assign(gym, { get, Unavailable, isOffline: embedded !== null, loadRuns, runs, findRun, currentRun, chosenRuns });
   Object.assign(gym, { watch, noteVersions });
 })();

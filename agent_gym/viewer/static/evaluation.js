@@ -213,7 +213,7 @@
     const others = gym.runs().filter((other) => other.index !== run.index);
     if (!others.length) return null;
     const options = [["", "no other run"], ...others.map((other) => [other.index, other.name])];
-    return parts.select("Compare with", "with", options, parameters.with, (other) =>
+    return parts.select("Compare with", "with", options, gym.findRun(parameters.with)?.index, (other) =>
       gym.change({ with: other }, { replace: false }),
     );
   }

@@ -9,7 +9,7 @@
     if (row.error) return h("span", { class: "badge failed", title: row.error }, "! failed");
     if (row.success) return h("span", { class: "badge success" }, "✓ success");
     if (row.truncated_by)
-      return h("span", { class: "badge cut", title: "ended by a limit" }, `○ ${format.words(row.truncated_by)}`);
+      return h("span", { class: "badge cut", title: "no success: ended by a limit" }, `○ limit: ${format.words(row.truncated_by)}`);
     return h("span", { class: "badge wrong" }, "× no success");
   }
 

@@ -50,8 +50,8 @@
     const rows = layout(episodes);
     const turns = Math.max(1, ...episodes.map((episode) => episode.turn_list.length));
     // A long episode is drawn closer, so that its end and its reward are in sight.
-    const step = Math.max(4, Math.min(64, 900 / turns));
-    const size = Math.min(1, step / 14);
+    const step = Math.max(3.2, Math.min(64, 900 / turns));
+    const size = Math.min(1, step / 7);
     const width = LEFT + turns * step + LEAF;
     const height = TOP + rows.length * ROW + 6;
     const at = { x: (turn) => LEFT + turn * step, y: (row) => TOP + row * ROW + ROW / 2 };
@@ -61,7 +61,7 @@
       viewBox: `0 0 ${width} ${height}`,
       width,
       height,
-      class: "tree",
+      class: size < 1 ? "tree tight" : "tree",
       role: "group",
       "aria-label": describe(rows),
     });
