@@ -41,6 +41,8 @@ def _root(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(name)s: %(message)s")
+    for handler in logging.root.handlers:
+        handler.setLevel(logging.root.level)  # Some packages set a level of their own on their loggers (bm25s).
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if version:
@@ -183,6 +185,17 @@ def algorithms(
     from agent_gym.cli.methods import describe_algorithm, list_algorithms
 
     list_algorithms() if algorithm is None else describe_algorithm(algorithm)
+
+
+@app.command(epilog=example("agent-gym keys update"))
+def keys(
+    part: Annotated[str | None, typer.Argument(help="Only those of this section, such as update.")] = None,
+    evaluation: Annotated[bool, typer.Option("--eval", help="Those of agent-gym eval.")] = False,
+) -> None:
+    """List what a configuration may say, or --set: each key with its default and its meaning."""
+    from agent_gym.cli.keys import list_keys
+
+    list_keys(part, evaluation=evaluation)
 
 
 @app.command(epilog=example("agent-gym doctor --image python:3.11-slim"))

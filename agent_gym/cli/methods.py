@@ -1,12 +1,10 @@
 """`agent-gym algorithms`."""
 
-import inspect
-import re
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agent_gym.cli.docstrings import said_of_arguments
 from agent_gym.trainers.presets import BASES, METHODS, Piece, parse, piece
 from agent_gym.trainers.recipes import recipe_names
 
@@ -35,27 +33,10 @@ def describe_algorithm(name: str) -> None:
 
 
 def _options(each: Piece) -> Table:
-    told = _told(inspect.getdoc(each.build) or "")
+    told = said_of_arguments(each.build)
     table = Table("option", "default", "what it does")
     table.columns[0].style = "bold"
     for name, parameter in each.options.items():
         default = "" if parameter.default is parameter.empty else repr(parameter.default)
         table.add_row(name, escape(default), escape(told.get(name, "")))
     return table
-
-
-def _told(docstring: str) -> dict[str, str]:
-    """Return what the section "Args" of a docstring says of each argument."""
-    _, _, rest = docstring.partition("Args:\n")
-    told: dict[str, str] = {}
-    last = ""
-    for line in rest.splitlines():
-        if not line.startswith(" "):
-            break
-        entry = re.match(r" {4}(\w+): (.*)", line)
-        if entry:
-            last = entry[1]
-            told[last] = entry[2]
-        elif last:
-            told[last] += " " + line.strip()
-    return told

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agent_gym.cli.docstrings import said_of_arguments
 from agent_gym.env import TextEnv
 from agent_gym.envs.tool_env import ToolEnv
 from agent_gym.errors import AgentGymError, UnknownIdError
@@ -53,13 +54,14 @@ def describe_env(env_id: str) -> None:
 
 
 def _options(constructor: Callable[..., TextEnv], registered: dict[str, Any]) -> Table:
-    table = _table("option", "default")
+    table = _table("option", "default", "what it does")
+    told = said_of_arguments(constructor)
     own = inspect.signature(constructor).parameters
     for name, default in (options_of(constructor) | registered).items():
         if default is not inspect.Parameter.empty:
-            table.add_row(escape(name), escape(repr(default)))
+            table.add_row(escape(name), escape(repr(default)), escape(told.get(name, "")))
         elif name in own:
-            table.add_row(escape(name), "[yellow]must be given[/yellow]")
+            table.add_row(escape(name), "[yellow]must be given[/yellow]", escape(told.get(name, "")))
         # Otherwise it is what a class gives to its base, and no option of the environment.
     return table
 
@@ -83,10 +85,11 @@ def _tools(env: TextEnv) -> list[Table]:
     return [table]
 
 
-def _table(first: str, second: str) -> Table:
+def _table(first: str, *others: str) -> Table:
     table = Table()
     table.add_column(first, style="bold")
-    table.add_column(second, overflow="fold")
+    for heading in others:
+        table.add_column(heading, overflow="fold")
     return table
 
 

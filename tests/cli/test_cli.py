@@ -97,7 +97,7 @@ def test_replay_plays_stored_episodes_again(folder: Path) -> None:
     assert "none differ" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "play", "check", "replay", "envs", "show", "algorithms"])
+@pytest.mark.parametrize("command", ["train", "eval", "play", "check", "replay", "envs", "show", "algorithms", "keys"])
 def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path) -> None:
     result = gym(command, "--help", cwd=folder)
     assert result.returncode == 0
@@ -118,6 +118,7 @@ def test_the_help_fits_a_screen_and_shows_an_example(command: str, folder: Path)
         (["train", "--algorithm", "epo", "--recipe", "alfword"], "did you mean 'alfworld'"),
         (["train", "--recipe", "alfworld"], "give --algorithm"),
         (["algorithms", "epoo"], "did you mean 'epo'"),
+        (["keys", "updat"], "did you mean 'update'"),
         (["train", "--config", "none.yaml"], "no configuration file none.yaml"),
         (["train", "--config", "small.yaml", "--name", "demo"], "choose another --name"),
         (["eval", "--tasks", "3"], "add --model"),

@@ -15,6 +15,13 @@ from agent_gym import State, Task, TextEnv
 
 
 class Demanding(TextEnv):
+    '''Wants a level.
+
+    Args:
+        colour: Of the [walls].
+        **options: See `TextEnv`.
+    '''
+
     splits = ("train", "hard[er]")
 
     def __init__(self, level, *, colour="[red]", **options):
@@ -50,22 +57,23 @@ def rows(text: str) -> list[list[str]]:
 def test_options_splits_with_their_tasks_and_tools_are_shown() -> None:
     pytest.importorskip("math_verify", reason="agent-gym[math] is not installed")
     found = rows(described("math"))
-    assert ["tools", "'python'"] in found and ["max_turns", "10"] in found
+    assert ["max_turns", "10", "The episode is truncated after so many turns."] in found
+    assert "'python'" in next(row for row in found if row[0] == "tools")
     assert ["valid", "1,000,000"] in found
-    assert any(first == "python" and second.startswith("Run Python code") for first, second in found)
+    assert any(row[0] == "python" and row[1].startswith("Run Python code") for row in found)
 
 
 def test_what_a_class_gives_to_its_base_is_no_option(tmp_path: Path) -> None:
     (tmp_path / "demanding_envs.py").write_text(DEMANDING)
     found = rows(described(f"{tmp_path / 'demanding_envs.py'}:Made"))
-    assert ["colour", "'[red]'"] in found and ["hard[er]", "12"] in found
+    assert ["colour", "'[red]'", "Of the [walls]."] in found and ["hard[er]", "12"] in found
     assert "level" not in [row[0] for row in found]
 
 
 def test_an_environment_that_needs_more_says_what(tmp_path: Path) -> None:
     (tmp_path / "demanding_envs.py").write_text(DEMANDING)
     text = described(f"{tmp_path / 'demanding_envs.py'}:Demanding")
-    assert ["level", "must be given"] in rows(text)
+    assert ["level", "must be given", ""] in rows(text)
     assert "splits: train, hard[er]" in text and "missing 1 required positional argument: 'level'" in text
 
 
