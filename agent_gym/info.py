@@ -26,8 +26,9 @@ class Info(dict[str, Any]):
 
     def __init__(self, values: Mapping[str, Any], lazy: Mapping[str, Callable[[], Any]] | None = None) -> None:
         super().__init__(values)
-        for key, compute in (lazy or {}).items():
-            self[key] = _Lazy(compute)
+        if lazy:
+            for key, compute in lazy.items():
+                self[key] = _Lazy(compute)
 
     def __getitem__(self, key: str) -> Any:
         value = dict.__getitem__(self, key)

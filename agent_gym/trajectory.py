@@ -100,11 +100,11 @@ class Trajectory:
 
     def append_context(self, token_ids: Sequence[int]) -> None:
         """Append tokens that the model did not generate (prompt, observation, template)."""
-        zeros = [0] * len(token_ids)
+        zeros = [0.0] * len(token_ids)
         self.token_ids.extend(token_ids)
-        self.action_mask.extend(zeros)
-        self.logprobs.extend(map(float, zeros))
-        self.entropies.extend(map(float, zeros))
+        self.action_mask.extend([0] * len(token_ids))
+        self.logprobs.extend(zeros)
+        self.entropies.extend(zeros)
 
     def append_action(self, token_ids: Sequence[int], logprobs: Sequence[float], entropies: Sequence[float]) -> None:
         """Append the tokens of one generation.

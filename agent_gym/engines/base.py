@@ -43,10 +43,14 @@ class Sampling:
 
     def seeded(self, seed: int) -> "Sampling":
         """Return the same with another seed; what was checked is not checked again, once for every turn."""
-        twin = object.__new__(Sampling)
-        for name in Sampling.__slots__:
-            object.__setattr__(twin, name, getattr(self, name))
-        object.__setattr__(twin, "seed", seed)
+        twin, put = object.__new__(Sampling), object.__setattr__
+        put(twin, "max_tokens", self.max_tokens)
+        put(twin, "temperature", self.temperature)
+        put(twin, "top_p", self.top_p)
+        put(twin, "top_k", self.top_k)
+        put(twin, "stop", self.stop)
+        put(twin, "stop_token_ids", self.stop_token_ids)
+        put(twin, "seed", seed)
         return twin
 
 

@@ -23,7 +23,7 @@ class ByteTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of the bytes; the end token has none."""
-        return bytes(token for token in token_ids if token < END).decode("utf-8", "replace")
+        return bytes([token for token in token_ids if token < END]).decode("utf-8", "replace")
 
 
 class ScriptedEngine(Engine):
@@ -48,18 +48,18 @@ class ScriptedEngine(Engine):
     ) -> Completion:
         """Return the next scripted answer; every token has probability one."""
         seen = session.cached if session else 0
-        count = len(_ends(session)) if session else 0
+        ends = _ends(session) if session else []
         if self._function is not None:
             answer = self._function(self.tokenizer.decode(prompt_ids[seen:]))
         else:
-            answer = self._answers[min(count, len(self._answers) - 1)]
+            answer = self._answers[min(len(ends), len(self._answers) - 1)]
         token_ids = [*self.tokenizer.encode(answer), END]
         finish_reason = "stop"
         if len(token_ids) > sampling.max_tokens:
             token_ids, finish_reason = token_ids[: sampling.max_tokens], "length"
         if session is not None:
             session.cached = len(prompt_ids) + len(token_ids)
-            _ends(session).append(session.cached)
+            ends.append(session.cached)
         zeros = [0.0] * len(token_ids)
         return Completion(token_ids, zeros, list(zeros), finish_reason, self.version)
 

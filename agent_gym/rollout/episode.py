@@ -87,6 +87,8 @@ class Episode:
     """Where the prompt begins that the next turn is generated from."""
     _proposed: bool = field(init=False, default=False)
     """Whether the last turn still waits for the environment."""
+    _tool_calls: int = field(init=False, default=0)
+    """Those of all turns, as a turn is told of the episode's."""
 
     def __post_init__(self) -> None:
         self.trajectory = Trajectory(task_id=self.task_id or "", seed=self.seed)
@@ -125,7 +127,8 @@ class Episode:
         options = {"task": self.task_id} if self.task_id is not None else None
         seed = self.seed if self.env_seed is None else self.env_seed
         observation, info = await self.call(self.env.reset, seed=seed, options=options)
-        await self._list_admissible(info)
+        if self.settings.show_admissible:
+            await self._list_admissible(info)
         name_task(self.trajectory, self.env, info)
         self._observation = observation
         self._session = self.engine.session()
@@ -222,7 +225,7 @@ class Episode:
             # The engine must have something to read: the last token of the prompt.
             child._session = self._session.fork(length - self._context_start - 1)
         child._observation, child._first_shown = self._observation, self._first_shown
-        child._context_start = self._context_start
+        child._context_start, child._tool_calls = self._context_start, self._tool_calls
         return child
 
     def close(self) -> None:
@@ -234,13 +237,16 @@ class Episode:
         started = time.perf_counter()
         answer = await self.call(self.env.step, turn.action)
         turn.env_seconds = time.perf_counter() - started
-        await self._list_admissible(answer[4])
-        return note(self.trajectory, turn, answer)
+        info = answer[4]
+        if self.settings.show_admissible:
+            await self._list_admissible(info)
+        observation = note(self.trajectory, turn, answer, calls_before=self._tool_calls)
+        self._tool_calls += turn.tool_calls
+        return observation, info
 
     async def _list_admissible(self, info: Info) -> None:
-        """Compute the list, where it will be shown, as the environment is called: it may take as long as a turn."""
-        if self.settings.show_admissible:
-            await self.call(info.get, "admissible_actions")
+        """Compute the list, which will be shown, as the environment is called: it may take as long as a turn."""
+        await self.call(info.get, "admissible_actions")
 
     def _record(self, completion: Completion, seconds: float, prompt_tokens: int) -> Turn:
         """Append a generation to the trajectory, tokens as they were sampled, and parse the action."""
@@ -289,13 +295,20 @@ def name_task(trajectory: Trajectory, env: TextEnv, info: Info) -> None:
         trajectory.metadata["task_type"] = str(kind)
 
 
-def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]:
-    """Record what the environment answered to a turn's action; return the observation and the info."""
+def note(trajectory: Trajectory, turn: Turn, answer: Answer, *, calls_before: int) -> str:
+    """Record what the environment answered to a turn's action; return the observation.
+
+    Args:
+        trajectory: The episode.
+        turn: Its last turn.
+        answer: What `TextEnv.step` has returned.
+        calls_before: Calls of tools in the turns before, as environments count those of the episode.
+    """
     observation, turn.reward, trajectory.terminated, trajectory.truncated, info = answer
     turn.invalid_action = turn.invalid_action or bool(info["invalid_action"])
     calls = info.get("tool_calls")
     if calls is not None:
-        turn.tool_calls = int(calls) - sum(earlier.tool_calls for earlier in trajectory.turns if earlier is not turn)
+        turn.tool_calls = int(calls) - calls_before
     trajectory.success, trajectory.score = bool(info["success"]), float(info["score"])
     if trajectory.ended:
         trajectory.final_observation = observation
@@ -303,7 +316,7 @@ def note(trajectory: Trajectory, turn: Turn, answer: Answer) -> tuple[str, Info]
             trajectory.metadata["truncated_by"] = "turns"
         if answer_given := info.get("answer"):
             _note_answer(trajectory, str(answer_given), str(info.get("vote") or ""))
-    return observation, info
+    return observation
 
 
 def _note_answer(trajectory: Trajectory, written: str, vote: str) -> None:

@@ -138,7 +138,7 @@ def play(
         name_task(trajectory, env, info)
         first = shown(settings, observation, info, first=True)
         trajectory.append_context(chat.begin(first))
-        context_start = 0
+        context_start = calls = 0
         moves = policy(env, observation, info, random.Random(seed))
         move = next(moves, None)
         while move is not None:
@@ -147,7 +147,8 @@ def play(
             started = time.perf_counter()
             answer = env.step(turn.action)
             turn.env_seconds = time.perf_counter() - started
-            observation, info = note(trajectory, turn, answer)
+            observation, info = note(trajectory, turn, answer, calls_before=calls), answer[4]
+            calls += turn.tool_calls
             if trajectory.ended:
                 break
             if settings.seconds is not None and time.perf_counter() - began > settings.seconds:

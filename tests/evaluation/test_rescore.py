@@ -141,5 +141,5 @@ def test_what_was_written_is_graded_and_its_form_votes() -> None:
     env.reset(seed=0, options={"task": "train/0"})
     turn = Turn("what?", "1,000.0", "1,000.0", 0, 2)
     trajectory = Trajectory(task_id="train/0", env_id="math", turns=[turn])
-    note(trajectory, turn, env.step("<answer>1,000.0</answer>"))
+    note(trajectory, turn, env.step("<answer>1,000.0</answer>"), calls_before=0)
     assert trajectory.metadata == {"answer": "1000", "answer_written": "1,000.0"}
