@@ -122,3 +122,8 @@ def test_what_nvidia_smi_says_inside_the_block_is_kept(
         while not said_all.exists() and time.monotonic() < until:
             time.sleep(0.005)
     assert said == [40, 60]
+
+
+def test_storage_is_timed_by_itself_in_what_an_evaluation_costs(load: Load) -> None:
+    clock, processor, stored_clock, stored_processor = load("inspect_overhead").ours(2, 3, 2)
+    assert 0 < stored_clock < clock and 0 < stored_processor < processor
