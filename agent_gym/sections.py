@@ -76,6 +76,14 @@ class ModelSection(Section):
     lora: LoraSection | None = None
     """Train low-rank adapters only, and keep the model as it is; without it all weights are trained."""
 
+    @model_validator(mode="after")
+    def _sizes_of_the_tiny_model_alone(self) -> Self:
+        sizes = ("hidden", "layers", "heads", "feed_forward", "context", "vocabulary")
+        found = [name for name in sizes if name in self.changed]
+        if found and self.path != "tiny":
+            raise ValueError(f"{found[0]} is a size of the tiny model, and {self.path} has its own: leave it out")
+        return self
+
 
 class WarmStartSection(Section):
     """Behaviour cloning before reinforcement learning."""
@@ -151,6 +159,12 @@ class RolloutSection(Section):
         of_ray = sorted(name for name in self.changed if name.startswith("ray_"))
         if of_ray and self.workers != "ray":
             raise ValueError(f"{of_ray[0]} needs workers: ray")
+        return self
+
+    @model_validator(mode="after")
+    def _window_of_turns_alone(self) -> Self:
+        if "window" in self.changed and self.layout != "turn":
+            raise ValueError("window is heeded with layout: turn alone: leave it out")
         return self
 
 
@@ -281,6 +295,12 @@ class UpdateSection(Section):
     turn ("turn"), divided by what the engine gave it."""
     importance_cap: float = Field(2.0, gt=0)
     """Largest such factor."""
+
+    @model_validator(mode="after")
+    def _cap_of_what_is_corrected(self) -> Self:
+        if "importance_cap" in self.changed and self.importance == "off":
+            raise ValueError("importance_cap needs importance: token or turn")
+        return self
 
 
 class DistributedSection(Section):

@@ -1,6 +1,7 @@
 """The configuration."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,19 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(key: str, near: str) -> 
 def test_a_number_out_of_range_is_one_sentence_that_names_the_key(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"'{key}' is {value!r}"):
         load(TrainConfig, None, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": {"path": "Qwen/Qwen3-4B", "layers": 2}}, r"layers is a size of the tiny model.*leave it out"),
+        ({"rollout": {"window": 3}}, r"window is heeded with layout: turn alone"),
+        ({"update": {"importance_cap": 1.5}}, r"importance_cap needs importance: token or turn"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(TrainConfig, values)
 
 
 def test_k_attempts_are_one_at_least() -> None:

@@ -15,13 +15,14 @@ from agent_gym.sections import LoraSection
 from agent_gym.trainers import optimizers, sizing
 from agent_gym.trainers.optimizers import make_optimizer
 from agent_gym.trainers.shapes import KNOWN, Shape
-from agent_gym.trainers.sizing import GIB, Setup, training_parts
+from agent_gym.trainers.sizing import GIB, Setup, Sharding, training_parts
 
 SMALL = {
     "llama": Shape("small", "llama", 3, 48, 6, 2, 16, 80, 300, 512, True),
     "qwen2": Shape("small", "qwen2", 3, 48, 6, 2, 8, 80, 300, 512, False),
     "qwen3": Shape("small", "qwen3", 3, 48, 6, 2, 16, 80, 300, 512, True),
 }
+SHARDINGS: tuple[Sharding, ...] = ("none", "fsdp2")
 families = pytest.mark.parametrize("shape", SMALL.values(), ids=SMALL)
 
 
@@ -181,6 +182,14 @@ def test_lora_trains_little_and_needs_no_copy_to_compare_with() -> None:
     lora = training_parts(Setup(shape, reference=True, lora_rank=16))
     assert full["reference"] == 2 * shape.parameters and "reference" not in lora
     assert lora["optimizer"] < full["optimizer"] / 100
+
+
+def test_while_an_engine_samples_no_gradient_is_there_not_even_the_critics() -> None:
+    for setup in (Setup(KNOWN["Qwen/Qwen2.5-7B"], gpus=2, critic=True, sharding=sharding) for sharding in SHARDINGS):
+        update, sampling = training_parts(setup), sizing.sampling_parts(setup)
+        backbone = 2 * setup.shape.backbone_parameters
+        assert "gradients" not in sampling and update["critic"] - sampling["critic"] == backbone // setup.shards
+        assert sampling.get("buckets of DDP", 0) == (setup.states.gradients if setup.sharding == "none" else 0)
 
 
 def test_an_engine_holds_what_its_weights_leave() -> None:
