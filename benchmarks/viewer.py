@@ -74,6 +74,8 @@ def measure(client: httpx.Client, repeat: int, word: str, steps: int) -> None:
         (f"search {word!r} among failures", "/api/episodes", {"q": word, "success": 0}),
         ("groups", "/api/groups", {}),
         (f"groups, search {word!r}", "/api/groups", {"q": word}),
+        ("groups whose rewards are equal", "/api/groups", {"rewards": "equal"}),
+        (f"the same, search {word!r}", "/api/groups", {"rewards": "equal", "q": word}),
         ("one group", "/api/group", {"id": row["group_id"]}),
         ("one episode", "/api/episode", {"id": row["id"]}),
         (f"metrics, {steps:,} records", "/api/metrics", {"run": 1}),

@@ -24,7 +24,7 @@ attempts succeeded, or none."""
 
 REWARDS: tuple[Rewards, ...] = ("any", "differ", "equal", "won", "lost")
 
-SEARCHED = 4_000
+SEARCHED = 3_000
 """Groups that one answer looks through for those that are wanted."""
 
 _AT_ONCE = 500

@@ -61,6 +61,8 @@ def test_pages_follow_a_run_that_is_being_written(open_page: Any, serve: Callabl
     expect(typing.locator(".total")).to_have_text("2 episodes")
     for page in (curves, list_, typing):
         page.evaluate("window.kept = true")
+    list_.set_viewport_size({"width": 1280, "height": 180})
+    list_.evaluate("scrollTo(0, 1000)")
     typing.get_by_label("Search").focus()
     run.log(record(2))
     with run.trajectories() as store:
@@ -69,6 +71,9 @@ def test_pages_follow_a_run_that_is_being_written(open_page: Any, serve: Callabl
     expect(curves.locator('[data-chart="KL divergence"] tbody tr')).to_have_count(0)
     curves.locator('[data-chart="KL divergence"] summary').click()
     expect(curves.locator('[data-chart="KL divergence"] tbody tr')).to_have_count(2)
+    # Nothing moves below the eyes of those who have scrolled down.
+    expect(list_.locator("tbody tr")).to_have_count(1)
+    list_.get_by_role("button", name="Show what is new").click()
     expect(list_.locator(".total")).to_have_text("2 groups")
     expect(typing.locator(".total")).to_have_text("4 episodes")
     assert typing.evaluate("document.activeElement.name") == "q", "what one types in keeps the focus"

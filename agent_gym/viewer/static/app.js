@@ -69,7 +69,8 @@
     list.replaceChildren(...gym.runs().map((run) => h("option", { value: run.index }, run.name)));
     const run = gym.currentRun(parameters);
     list.value = String(run?.index ?? "");
-    document.getElementById("live").hidden = !gym.runs().some((one) => one.live) || gym.isOffline;
+    const shown = definition?.oneRun ? [run].filter(Boolean) : gym.chosenRuns(parameters);
+    document.getElementById("live").hidden = !shown.some((one) => one.live) || gym.isOffline;
     document.title = [parameters.id, definition?.title, run?.name, "agent-gym"].filter(Boolean).join(" · ");
   }
 

@@ -74,7 +74,9 @@
    *   smoothing, whole: only whole numbers, end: the last step of the axis, open: (step, name of a series) => ...}
    */
   function chart(series, bands, options) {
-    const { title, note = "", y = format.number, domain = null, least = 0, weight = 0, whole = false } = options;
+    const { title, note = "", domain = null, least = 0, weight = 0, whole = false } = options;
+    const written = options.y ?? format.number;
+    const y = (value) => (value && Math.abs(value) < least / 100 ? "≈ 0" : written(value));
     const drawn = series.map((one) => ({
       ...one,
       shown: one.kind === "dots" || !weight ? one.points : smooth(one.points, weight),

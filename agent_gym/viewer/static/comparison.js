@@ -158,7 +158,7 @@
       h("h2", null, "A: ", run.name, h("span", { class: "sub" }, " and "), "B: ", other.name),
       h("p", { class: "sentence" }, format.minus(sentence)),
       (answer.warnings ?? []).map((warning) => h("p", { class: "warning" }, warning)),
-      h("div", { class: "difference-line" }, gym.whiskers.differenceBar(answer, { width: 560 })),
+      h("div", { class: "difference-line" }, gym.whiskers.differenceBar(answer, { width: Math.min(560, innerWidth - 70) })),
       numbers(answer, runs),
       byType(answer),
       h(

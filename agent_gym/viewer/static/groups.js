@@ -256,7 +256,13 @@
         treeKey(forks),
         gym.tree(group.episodes, (id) => (location.hash = href("episode", { run: run.index, id }))),
       ),
-      h("section", { class: "card" }, h("h2", null, "Side by side"), sideBySide(run.index, group)),
+      h(
+        "section",
+        { class: "card" },
+        h("h2", null, "Side by side"),
+        h("p", { class: "note" }, "H is the entropy of a turn, in nats a token."),
+        sideBySide(run.index, group),
+      ),
     ];
   }
 
@@ -265,7 +271,10 @@
       "p",
       { class: "note" },
       "A line an attempt, a dot a turn (larger where the model was less certain, hollow where the action was invalid).",
-      forks ? " ↳ marks where an attempt branched off, with the probability and the entropy that caused it." : "",
+      forks
+        ? " ↳ marks where an attempt branched off, with the probability and the entropy, as the method measures it, " +
+            "that caused it."
+        : "",
       " Choose a leaf to open the episode.",
     );
 
