@@ -170,7 +170,7 @@ def configuration(job: Job) -> TrainConfig:
     spread = {name: min(1.0, 2.5 / config.env.options["max_turns"]) for name in method.spread}
     values = config.model_dump(mode="json")
     values["seed"] = job.seed
-    values["model"]["path"] = str(warm_model(job.setup, job.folder))
+    values["model"] = {"path": str(warm_model(job.setup, job.folder))}
     values["warm_start"]["episodes"] = 0
     values["algorithm"] = {
         "name": method.name,
