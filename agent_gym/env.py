@@ -306,7 +306,7 @@ class TextEnv(gymnasium.Env[str, str]):
             answer = getattr(self, method)(*given)
         except SystemExit as error:
             # It would end the whole run, and all other episodes with it.
-            raise EnvError(f"{type(self).__name__}.{method} ended the program ({error!r}): raise an error.") from error
+            raise EnvError(f"{type(self).__name__}.{method} ended the program: raise an error instead.") from error
         if type(answer) is tuple and len(answer) == 2:
             observation, state = answer
             sound = type(observation) is str and type(state) is State and type(state.reward) is float

@@ -140,6 +140,11 @@ def _construct(what: str, constructor: "Callable[..., TextEnv]", arguments: dict
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown and unknown[1] in arguments:
             known = options_of(constructor)
+            if unknown[1] == "split":
+                raise ConfigError(
+                    f"The {what} cannot be told its split: take **options in its __init__, and hand them on with "
+                    "super().__init__(**options)."
+                ) from error
             raise ConfigError(f"Unknown option {unknown[1]!r} of the {what}{suggestion(unknown[1], known)}") from error
         misfits = "keyword argument" in str(error) or _needed(constructor) - arguments.keys()
         if not misfits:

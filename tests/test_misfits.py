@@ -99,6 +99,13 @@ class Uninitialised(CountEnv):
         self.own = True
 
 
+class Fixed(CountEnv):
+    """Hands nothing on to its base."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 def test_what_an_environment_lacks_is_told_when_it_is_made() -> None:
     with pytest.raises(EnvError, match="Unwritten lacks tasks, _start, _act: write"):
         Unwritten()
@@ -106,3 +113,5 @@ def test_what_an_environment_lacks_is_told_when_it_is_made() -> None:
         agent_gym.make(f"{__name__}:Uninitialised")
     with pytest.raises(ConfigError, match=r"is a Thread, no agent_gym\.TextEnv: .* TextEnv\.from_gymnasium"):
         agent_gym.make("threading:Thread")
+    with pytest.raises(ConfigError, match=r"cannot be told its split: take \*\*options in its __init__"):
+        agent_gym.make(f"{__name__}:Fixed", split="train")

@@ -11,6 +11,7 @@ import importlib
 import os
 import random
 import sys
+import sysconfig
 import time
 import traceback
 import warnings
@@ -44,6 +45,7 @@ BAD_ACTIONS = {
 _PATIENT_TURNS = 1000
 """Turns that an expert may take; its task is then solvable, though perhaps not before the environment's own limit."""
 _SEEDS = (0, 1, 2)
+_LIBRARIES = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
 _COMPARED_TASKS = 1000
 """So many ids of each split are compared with each other."""
 
@@ -116,7 +118,9 @@ def _told(error: BaseException) -> str:
         return str(error)
     callers = str(Path(__file__).parents[1]), str(Path(gymnasium.__file__).parent)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(callers)]
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    # What a library raises is told where it was called from, if that can be told from the libraries.
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)] or frames
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"raised {type(error).__name__}: {error}{where}"
 
 
