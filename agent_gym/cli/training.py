@@ -43,6 +43,7 @@ def run_training(
     """Load the configuration, train, and print the result; in a dry run, rehearse and print what would be run."""
     base, overrides = with_recipe(overrides, recipe_name)
     config = load(TrainConfig, path, overrides, base=base)
+    find_spec(config.env.id)  # A typo is told before torch is imported.
     console = Console()
     if dry_run:
         from agent_gym.cli.rehearsing import run_rehearsal
