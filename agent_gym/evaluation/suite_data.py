@@ -55,7 +55,10 @@ def _download(suite: Suite, targets: list[Path], url: str, tell: Tell | None) ->
         if tell is not None:
             tell("downloading", done, total)
 
-    download(url, targets[0], progress=progress)
+    try:
+        download(url, targets[0], progress=progress)
+    except DataError as error:
+        raise DataError(f"{error} Without internet: agent-gym data get {suite.name} --from FILE.") from error
 
 
 def _take(source: Path, target: Path) -> None:

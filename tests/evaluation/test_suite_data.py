@@ -66,6 +66,9 @@ def test_several_files_come_from_a_folder(folder: Path) -> None:
 def test_what_cannot_be_had_says_why(folder: Path) -> None:
     with pytest.raises(DataError, match=r"not for download: agent-gym data get web/gaia --from FILE. GAIA is gated"):
         get_data(find_suite("web/gaia"), None)
+    with serving(b"") as site, pytest.raises(DataError, match="Without internet: agent-gym data get math/gsm8k --from"):
+        site.statuses.append(404)
+        get_data(find_suite("math/gsm8k"), None, url=site.url)
     with pytest.raises(DataError, match=r"There is no file nothing\.jsonl"):
         get_data(find_suite("math/aime24"), Path("nothing.jsonl"))
     with pytest.raises(ConfigError, match="needs no data"):
