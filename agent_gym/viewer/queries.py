@@ -1,5 +1,6 @@
 """What the pages ask of a run's episodes: lists, groups, one group, one episode. Each answer is plain values."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -25,7 +26,10 @@ attempts succeeded, or none."""
 REWARDS: tuple[Rewards, ...] = ("any", "differ", "equal", "won", "lost")
 
 SEARCHED = 3_000
-"""Groups that one answer looks through for those that are wanted."""
+"""Groups that one answer looks through for those that are wanted, at most."""
+
+SECONDS = 0.15
+"""How long it looks, at most, beyond the first `_AT_ONCE` of them: on a slow machine a page is there in time, too."""
 
 _AT_ONCE = 500
 
@@ -92,8 +96,9 @@ def group_list(run: Run, wanted: EpisodeFilter, *, rewards: Rewards = "any", lim
     Args:
         run: Where they are stored.
         wanted: A group is listed where one of its episodes matches.
-        rewards: How the rewards of a group compare. No index knows: groups are looked through, `SEARCHED` at most.
-        limit: Groups of a page, at most; fewer where `SEARCHED` were looked through for them.
+        rewards: How the rewards of a group compare. No index knows: groups are looked through, `SEARCHED` at most, for
+            `SECONDS`.
+        limit: Groups of a page, at most; fewer where no more were found among those.
         after: The `next` of the page before.
     """
     with run.store() as store:
@@ -112,8 +117,8 @@ def _chosen_groups(
     store: TrajectoryStore, wanted: EpisodeFilter, rewards: Rewards, limit: int, after: str | None
 ) -> Json:
     found: list[Json] = []
-    searched, cursor = 0, after
-    while searched < SEARCHED:
+    searched, cursor, until = 0, after, time.monotonic() + SECONDS
+    while searched == 0 or (searched < SEARCHED and time.monotonic() < until):
         rows = store.groups(wanted, limit=_AT_ONCE, after=cursor)
         for row in rows:
             searched, cursor = searched + 1, str(row.number)

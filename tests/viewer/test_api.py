@@ -249,6 +249,7 @@ def test_groups_are_found_by_what_they_teach(tmp_path: Path, monkeypatch: pytest
     assert len(first["groups"]) == 3 and [row["group_id"] for row in rest["groups"]] == ["won"]
     assert rest["next"] is None
     # What is looked through at once is bounded, and told.
+    monkeypatch.setattr(queries, "SECONDS", 600)
     monkeypatch.setattr(queries, "SEARCHED", 2)
     monkeypatch.setattr(queries, "_AT_ONCE", 1)
     answer = page.get("groups", rewards="differ")
