@@ -158,7 +158,13 @@ class VllmEngine(Engine):
             if base.generation_config is not None:
                 base.generation_config.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            engine = cls(folder, **{"dtype": dtype, "weights": False, **arguments})
+            try:
+                engine = cls(folder, **{"dtype": dtype, "weights": False, **arguments})
+            except EngineError as error:
+                if folder in str(error):
+                    # A folder that nobody else has seen says nothing.
+                    raise EngineError(str(error).replace(folder, base.name_or_path or "of the trainer")) from error
+                raise
         engine._expected = weight_names(base)
         return engine
 

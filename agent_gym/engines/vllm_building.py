@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -92,10 +93,16 @@ def build(arguments: Mapping[str, Any], *, grouped: bool) -> Any:
         except (ValueError, TypeError, OSError, RuntimeError, AssertionError, ImportError) as error:
             with _groups_kept() if grouped else nullcontext():
                 _end_groups()
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise EngineError(f"vLLM cannot run the model {arguments['model']}: {lines[0].rstrip('.')}.") from error
+            raise EngineError(f"vLLM cannot run the model {arguments['model']}: {_reason(error)}.") from error
     engine.collective_rpc(report_before_cuts)
     return engine
+
+
+def _reason(error: Exception) -> str:
+    # What is wrong with an argument stands behind how many are.
+    text = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def tear_down(engine: Any, *, grouped: bool) -> None:

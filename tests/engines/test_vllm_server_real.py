@@ -4,12 +4,14 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,9 @@ class Served:
         return [place[str(token)]["logprob"] for token, place in zip(PROBE[1:], places[1:], strict=True)]
 
     def train(self, name: str, *more: str) -> list[str]:
-        """Return the arguments of a training run."""
+        """Return the arguments of a training run, which begins anew unless it is resumed."""
+        if "--resume" not in more:
+            self.forget(name)
         settings = {
             "rollout.tasks": 2, "rollout.max_tokens": 6, "algorithm.options.group_size": 4, "measure.tasks": 0,
             "update.learning_rate": 0.01, "checkpoint_every": 1, "keep_checkpoints": 9, "threads": 1,
@@ -89,6 +93,10 @@ class Served:
             "train", "--env", "luck.py:Luck", "--algorithm", "grpo", "--model", str(self.model), "--name", name,
             *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")), *more,
         ]  # fmt: skip
+
+    def forget(self, name: str) -> None:
+        """Remove what a first try of a test has left."""
+        shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """Return the records of a run's steps."""
@@ -111,9 +119,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     model = folder / "model"
     make_model(tokenizer, TinySize(hidden=128, layers=2, feed_forward=128, context=512), seed=3).save_pretrained(model)
     tokenizer.save_pretrained(model)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     log = (folder / "vllm.log").open("wb")
     process = subprocess.Popen(
         [
@@ -132,6 +138,15 @@ env=SERVER_ENVIRONMENT,
     finally:
         served.stop()
         log.close()
+
+
+def _free_port() -> int:
+    """Return a port below those that the system hands out itself: vLLM takes it half a minute later."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    pytest.fail("no port is free")
 
 
 def _wait_until_it_answers(served: Served, log: Path) -> None:
@@ -212,6 +227,7 @@ def test_workers_say_what_they_hold_and_that_weights_lack_tensors(served: Served
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_what_the_server_holds_can_be_evaluated(served: Served, api: str) -> None:
+    served.forget(api)
     arguments = [
         "eval", "--env", "luck.py:Luck", "--model", f"{served.url}/v1", "--model-name", str(served.model), "--api", api,
         "--tasks", "4", "--name", api, *(["--tokenizer", str(served.model)] if api == "completions" else []),
