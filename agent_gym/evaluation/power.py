@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from agent_gym.evaluation.distributions import binomial_pmf, normal_cdf, normal_quantile
+from agent_gym.evaluation.distributions import binomial_pmf, normal_quantile
 
 LEVEL = 0.95
 POWER = 0.8
@@ -188,18 +188,6 @@ def smallest_mean_difference(error: float, *, level: float = LEVEL, power: float
         power: How often it must be passed.
     """
     return (normal_quantile((1 + level) / 2) + normal_quantile(power)) * error
-
-
-def mean_power(difference: float, error: float, *, level: float = LEVEL) -> float:
-    """Return how often a difference is seen whose standard error is known.
-
-    Args:
-        difference: The true one.
-        error: Standard error of the difference, above 0.
-        level: Of the test.
-    """
-    edge, shift = normal_quantile((1 + level) / 2), abs(difference) / error
-    return normal_cdf(shift - edge) + normal_cdf(-shift - edge)
 
 
 def _check_rates(*rates: float) -> None:

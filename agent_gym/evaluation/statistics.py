@@ -1,7 +1,6 @@
 """Means with intervals that are honest about how few tasks were played, and about attempts that share a task."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,26 +92,11 @@ def student_interval(sums: ArrayLike, counts: ArrayLike | None = None, *, level:
         counts: How many values each cluster has, (tasks,); 1 each if None.
         level: Share of intervals that hold the true mean.
     """
-    return _around(sums, counts, lambda clusters: student_quantile((1 + level) / 2, clusters - 1))
-
-
-def normal_interval(sums: ArrayLike, counts: ArrayLike | None = None, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the normal interval of a mean, with the clustered standard error: too narrow where tasks are few.
-
-    Args:
-        sums: Sum of the values of each cluster, (tasks,).
-        counts: How many values each cluster has, (tasks,); 1 each if None.
-        level: Share of intervals that hold the true mean.
-    """
-    return _around(sums, counts, lambda clusters: normal_quantile((1 + level) / 2))
-
-
-def _around(sums: ArrayLike, counts: ArrayLike | None, quantile: Callable[[int], float]) -> tuple[float, float]:
     total, size = _clusters(sums, counts)
     if len(total) < 2:
         return math.nan, math.nan
     mean = float(total.sum() / size.sum())
-    half = quantile(len(total)) * standard_error(total, size)
+    half = student_quantile((1 + level) / 2, len(total) - 1) * standard_error(total, size)
     return mean - half, mean + half
 
 
