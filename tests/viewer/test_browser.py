@@ -293,7 +293,7 @@ def test_filters_narrow_the_table_and_stand_in_the_address(open_page: Any, addre
 
 def test_more_episodes_come_as_one_scrolls(open_page: Any, serve: Callable[..., str], tmp_path: Path) -> None:
     many = [episode(f"train/1/{index:03}", turns=1 + index % 3) for index in range(120)]
-    many[0] = episode("train/1/000", turns=80, observation="x" * 500)
+    many[0] = episode("train/1/000", turns=80, observation="x" * 300)
     page = open_page(f"{serve(make_run(tmp_path / 'many', [(1, 'train', many)]).path)}/#/episodes?run=0")
     rows = page.locator("tbody tr")
     expect(page.locator(".total")).to_have_text("120 episodes")
