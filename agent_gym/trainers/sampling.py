@@ -4,6 +4,7 @@ Everything random follows from the run's seed and the step's number, so that a s
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -95,7 +96,11 @@ class Sampler:
         """Run something with the engine, in the event loop that its connections belong to, and return its result."""
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(coroutine)
+        try:
+            return self._runner.run(coroutine)
+        except KeyboardInterrupt:
+            _end_tasks(self._runner.get_loop())
+            raise
 
     @property
     def split(self) -> str:
@@ -226,3 +231,23 @@ class Sampler:
         if split is not None:
             options["split"] = split
         return make(self.config.env.id, **options)
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """End what a loop was running when a signal broke it off.
+
+    Where Ctrl-C is ignored, as in what a script has put into the background, no loop answers signals by cancelling:
+    what raised in the middle of one task would be raised again by those that wait for it, when the loop runs next.
+    """
+    loop.set_exception_handler(_tell_of_others)
+    while tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+
+def _tell_of_others(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Do as a loop does with errors that nobody has asked for, but for the interruption, which has been raised."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)

@@ -1,5 +1,7 @@
 """A run that is told to stop, or whose disk is full, ends with a sentence and goes on as if nothing had happened."""
 
+import asyncio
+import gc
 import json
 import os
 import re
@@ -14,11 +16,14 @@ import yaml
 
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import build
+from agent_gym.engines.scripted import ScriptedEngine
 from agent_gym.errors import StoppedError
+from agent_gym.rollout.chat import ByteChat
 from agent_gym.rollout.seeds import derive_seed
 from agent_gym.store.run import RunFolder
-from agent_gym.trainers.algorithm import Progress
+from agent_gym.trainers.algorithm import IndependentRollouts, Progress
 from agent_gym.trainers.learner import Learner
+from agent_gym.trainers.sampling import Sampler
 from agent_gym.trainers.stopping import Stopping
 from agent_gym.trainers.trainer import RunResult, train
 
@@ -219,3 +224,38 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on_when_there_is_space(
     assert ["step-0" in names for names, _ in kept] == [False, True, True], "the last good one is there"
     assert not any(halves for _, halves in kept)
     assert without_times(metrics) == without_times(undisturbed.metrics)
+
+
+def test_a_signal_that_no_loop_answers_ends_what_was_played_and_is_raised_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sampler = Sampler(TrainConfig(), ScriptedEngine(["up"]), ByteChat(), IndependentRollouts(2))
+    ended: list[int] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def episode(number: int) -> None:
+        try:
+            await asyncio.sleep(0)
+            if number == 1:
+                raise KeyboardInterrupt  # as a handler does where Ctrl-C is ignored
+            await asyncio.Event().wait()
+        finally:
+            ended.append(number)
+
+    async def collection(alone: bool) -> None:
+        if alone:  # as an engine's loop is, which answers by futures
+            tasks.append(asyncio.create_task(episode(1)))
+            await asyncio.Event().wait()
+        async with asyncio.TaskGroup() as episodes:
+            for number in range(3):
+                episodes.create_task(episode(number))
+
+    with pytest.raises(KeyboardInterrupt):
+        sampler.call(collection(False))
+    with pytest.raises(KeyboardInterrupt):
+        sampler.call(collection(True))
+    assert sorted(ended) == [0, 1, 1, 2]
+    sampler.close()
+    tasks.clear()
+    gc.collect()
+    assert not caplog.records, "asyncio tells of tasks whose errors nobody has asked for"
