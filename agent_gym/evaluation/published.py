@@ -13,11 +13,15 @@ from agent_gym.evaluation.plans import ELSEWHERE, digest
 from agent_gym.evaluation.resuming import suite_records
 from agent_gym.evaluation.selection import Part
 from agent_gym.evaluation.suites import Suite, find_suite
+from agent_gym.secrecy import secrets_in
 from agent_gym.store.run import RunFolder
 from agent_gym.store.trajectories import TrajectoryStore
 
 _ENOUGH: Final = 0.95
 """Share of a suite's tasks of which an episode must count; the report warns of the failed ones below that, too."""
+
+_LONG: Final = 80
+"""Letters of a setting beyond which it is not told: a prompt, say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,15 @@ def played_otherwise(first: RunFolder, second: RunFolder, suites: tuple[str, str
         suites: What each played.
 
     Returns:
-        A phrase a setting; none where a run has no record of how it played, as imported ones do not.
+        A phrase a setting, without the values where one of them may be a secret or is long; none where a run has no
+        record of how it played, as imported ones do not.
     """
     records = _record(first, suites[0]), _record(second, suites[1])
     if records[0] is None or records[1] is None:
         return []
     a, b = ({**one["env"]["options"], **one["rollout"], "temperature": one["temperature"]} for one in records if one)
     names = [name for name in {**a, **b} if not name.startswith(ELSEWHERE) and a.get(name) != b.get(name)]
-    return [f"{name} is {_told(a.get(name))} in A and {_told(b.get(name))} in B" for name in names]
+    return [_difference(name, a.get(name), b.get(name)) for name in names]
 
 
 def _record(run: RunFolder, suite: str) -> dict[str, Any] | None:
@@ -78,6 +83,13 @@ def _record(run: RunFolder, suite: str) -> dict[str, Any] | None:
     named = [record for record in records if record["name"] == suite]
     unnamed = [record for record in records if not record["name"]]
     return next(iter(named or unnamed), None)
+
+
+def _difference(name: str, first: Any, second: Any) -> str:
+    told = _told(first), _told(second)
+    if any(secrets_in({name: [first, second]}, "")) or max(map(len, told)) > _LONG:
+        return f"{name} is not the same in A and B"
+    return f"{name} is {told[0]} in A and {told[1]} in B"
 
 
 def _told(value: Any) -> str:

@@ -10,6 +10,7 @@ from evaluation.measured_runs import add, episode, make
 from agent_gym.config import EvalConfig
 from agent_gym.config_files import build
 from agent_gym.errors import ConfigError, StoreError, UnknownIdError
+from agent_gym.evaluation import published
 from agent_gym.evaluation.comparison import adjusted, compare_runs, compare_suites
 from agent_gym.evaluation.pairing import mcnemar, paired_interval
 from agent_gym.evaluation.runner import evaluate
@@ -217,3 +218,10 @@ def test_that_two_runs_were_played_by_different_rules_is_said(tmp_path: Path) ->
     assert compare_runs(*runs).otherwise == ["max_tokens is 64 in A and 8 in B", "temperature is 1.0 in A and 0.5 in B"]
     assert "by different rules, which may be all that differs: max_tokens" in compare_runs(*runs).warnings[0]
     assert compare_runs(runs[0], runs[0]).otherwise == []
+    for name, value in (
+        ("api_key", "sk"),
+        ("tools", ["mcp:shop --api-key sk"]),
+        ("url", "http://me:sk@host"),
+        ("p", "sk" * 99),
+    ):
+        assert published._difference(name, value, None) == f"{name} is not the same in A and B"
