@@ -121,7 +121,8 @@ def _explain(cls: type[Section], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         fields = _section_at(cls, path[:-1]).model_fields
         return f"Unknown configuration key {'.'.join(path)!r}{suggestion(path[-1], fields)}"
-    complaint = first["msg"].lower().removeprefix("value error, ")
+    complaint = first["msg"].removeprefix("Value error, ")
+    complaint = complaint[:1].lower() + complaint[1:]
     if not path:
         return f"Keys of the configuration contradict each other: {complaint}."
     return f"The configuration key {'.'.join(path)!r} is {first['input']!r}: {complaint}."

@@ -76,13 +76,11 @@ class ModelSection(Section):
     lora: LoraSection | None = None
     """Train low-rank adapters only, and keep the model as it is; without it all weights are trained."""
 
-    @model_validator(mode="after")
-    def _sizes_of_the_tiny_model_alone(self) -> Self:
+    @property
+    def unheeded(self) -> list[str]:
+        """The keys that have been set and say nothing of this model: sizes of the tiny one, where it is another."""
         sizes = ("hidden", "layers", "heads", "feed_forward", "context", "vocabulary")
-        found = [name for name in sizes if name in self.changed]
-        if found and self.path != "tiny":
-            raise ValueError(f"{found[0]} is a size of the tiny model, and {self.path} has its own: leave it out")
-        return self
+        return [] if self.path == "tiny" else [name for name in sizes if name in self.changed]
 
 
 class WarmStartSection(Section):

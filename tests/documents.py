@@ -124,7 +124,5 @@ def gym(line: str, folder: Path, environment: dict[str, str]) -> "subprocess.Com
     arguments = shlex.split(line)[1:]
     if arguments[0] == "train":
         # Assignments that the document itself makes come last, so that they win.
-        # A rehearsal has a model of its own; the one that is meant has its own layers.
-        shorter = [each for each in SHORTER if "--dry-run" not in arguments or not each.startswith("model.")]
-        arguments[1:1] = [part for assignment in shorter for part in ("--set", assignment)]
+        arguments[1:1] = [part for assignment in SHORTER for part in ("--set", assignment)]
     return forking.agent_gym(arguments, folder, environment)

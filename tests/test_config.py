@@ -33,7 +33,6 @@ def test_a_number_out_of_range_is_one_sentence_that_names_the_key(key: str, valu
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"model": {"path": "Qwen/Qwen3-4B", "layers": 2}}, r"layers is a size of the tiny model.*leave it out"),
         ({"rollout": {"window": 3}}, r"window is heeded with layout: turn alone"),
         ({"update": {"importance_cap": 1.5}}, r"importance_cap needs importance: token or turn"),
     ],
@@ -91,3 +90,8 @@ def test_a_run_can_be_started_from_the_configuration_of_another(tmp_path: Path) 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_example_is_a_valid_configuration(path: Path) -> None:
     load(TrainConfig, path, {})
+
+
+def test_sizes_that_say_nothing_of_a_model_are_told() -> None:
+    assert build(TrainConfig, {"model": {"path": "Qwen/Qwen3-4B", "layers": 2}}).model.unheeded == ["layers"]
+    assert build(TrainConfig, {"model": {"layers": 2}}).model.unheeded == []

@@ -41,7 +41,7 @@ def test_what_holds_no_secret_is_not_taken_for_one() -> None:
         "max_tokens": 3,
         "api_key": None,
         "tools": [{"api_key": ""}, "http://example.org/a@b?page=2"],
-        "command": ["serve", "--tokens", "3", "--key", "serve --key --tokens=3 TOKENS=3"],
+        "command": ["serve --key --tokens=3 TOKENS=3", "--tokens", "3", "--key"],
         "prompt": "Say token=3 to me@example.org, see http://example.org.",
     }
     assert list(secrets_in(harmless, "o")) == []

@@ -132,8 +132,9 @@ class Collector:
 
         try:
             async with asyncio.TaskGroup() as workers:
-                for job in itertools.islice(jobs, self.concurrency):
-                    workers.create_task(work(job))
+                begun = [workers.create_task(work(job)) for job in itertools.islice(jobs, self.concurrency)]
+                if all_begun is not None and len(begun) < self.concurrency:
+                    all_begun()
         except ExceptionGroup as group:
             # Whoever plays episodes one by one hears of the same error in the same way.
             raise group.exceptions[0] from group.exceptions[0].__cause__

@@ -12,7 +12,7 @@ def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
 
     Args:
         seed: Says what is drawn.
-        device: Where the model is; on it and on the processor.
+        device: Where the model is. Of its generators those of the processor and of CUDA are seeded.
     """
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):

@@ -1,7 +1,7 @@
 """What is found out before a run begins or goes on: whether it can, and where it stands."""
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import json
 import logging
 from contextlib import closing
@@ -11,7 +11,7 @@ from typing import Any
 from agent_gym.config import TrainConfig
 from agent_gym.config_files import as_dict, build
 from agent_gym.env import TextEnv
-from agent_gym.errors import AgentGymError, ConfigError, TrainingError
+from agent_gym.errors import AgentGymError, ConfigError, MissingExtraError, TrainingError
 from agent_gym.registry import find_spec, held_out_split, make, resolve
 from agent_gym.rollout.actions import syntax
 from agent_gym.store.run import RunFolder
@@ -58,6 +58,10 @@ def check(config: TrainConfig, *, tells: bool = True) -> None:
     algorithm = make_algorithm(config.algorithm.name, config.algorithm.options)
     for note in algorithm.notes if tells else ():
         logger.warning(note)
+    if tells and config.model.unheeded:
+        # No error: a file that was written for the tiny model may be started with another by --model.
+        names = ", ".join(config.model.unheeded)
+        logger.warning("model.path=%s has sizes of its own: model.%s says nothing of it.", config.model.path, names)
     if tells and config.rollout.max_lag and config.update.importance == "off":
         logger.warning(
             "rollout.max_lag=%d trains on what older weights have sampled, and nothing corrects for it: consider "
@@ -82,8 +86,23 @@ def _check_installed(env_id: str, env: TextEnv) -> None:
         MissingExtraError: They are.
     """
     needed = getattr(resolve(find_spec(env_id).entry_point), "requirements", ())
-    if any(importlib.util.find_spec(name.replace("-", "_")) is None for name in needed):
+    if all(map(_is_installed, needed)):
+        return
+    try:
         env.reset(seed=0)
+    except MissingExtraError:
+        raise
+    except Exception:
+        # What else is wrong with an episode is told where episodes are played.
+        logger.debug("%s cannot begin an episode.", env_id, exc_info=True)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def check_spread(config: TrainConfig, *, shard: bool, by_deepspeed: bool = False) -> None:

@@ -240,7 +240,9 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     what raised in the middle of one task would be raised again by those that wait for it, when the loop runs next.
     """
     loop.set_exception_handler(_tell_of_others)
-    while tasks := asyncio.all_tasks(loop):
+    # Each round ends one task at the least, but for those that are not willing to.
+    for _ in range(1 + len(asyncio.all_tasks(loop))):
+        tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
         with contextlib.suppress(KeyboardInterrupt):
