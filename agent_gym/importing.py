@@ -26,6 +26,8 @@ def load_object(where: str, what: str, kind: str) -> Any:
         ConfigError: What it is imported from fails.
     """
     module_name, _, name = where.rpartition(":")
+    if not module_name or module_name.startswith("."):
+        raise UnknownIdError(f"The {what} {where!r} does not say where it is: give module:{kind} or file.py:{kind}.")
     try:
         module = _load_file(Path(module_name)) if module_name.endswith(".py") else _import_local(module_name)
         return getattr(module, name)
@@ -75,7 +77,7 @@ def _load_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        if sys.modules[path.stem] is module:
+        if sys.modules.get(path.stem) is module:
             del sys.modules[path.stem]
         raise
     _FILES[place] = (state.st_mtime_ns, state.st_size), module

@@ -14,7 +14,9 @@ def is_secret(name: str) -> bool:
 
 
 _USERINFO = re.compile(r"\w://[^/?#\s@]+@")
-_SETTING = re.compile(r"(?:[?&]([\w.-]+)=|(?:^|\s)-+([\w.-]+)[=\s]\s*|(?:^|\s)([A-Z][A-Z0-9_]*)=)[^&\s-]")
+_SETTING = re.compile(
+    r"(?:[?&]([\w.-]+)|(?:^|\s)-+([\w.-]+)|(?:^|\s)([A-Z][A-Z0-9_]*))=[^&\s]|(?:^|\s)-+([\w.-]+)\s+[^&\s-]"
+)
 """What gives a setting its value: `--api-key=sesame`, `--api-key sesame` and `API_KEY=sesame` in a command line, and
 `token=sesame` behind the question mark of an address."""
 

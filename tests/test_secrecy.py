@@ -27,6 +27,8 @@ def test_settings_that_only_sound_alike_are_shown(name: str) -> None:
         ({"url": "https://example.org/?page=1&api_key=sesame"}, "o.url"),
         ({"command": ["serve", "--api-key", "sesame"]}, "o.command[2]"),
         ({"command": ["serve", "--token=sesame"]}, "o.command[1]"),
+        ({"command": ["serve", "--token=-sesame"]}, "o.command[1]"),
+        ({"url": "https://example.org/?token=-sesame"}, "o.url"),
         ({"tools": ["calculator", "mcp:python shop.py --token=sesame"]}, "o.tools[1]"),
         ({"tools": ["mcp:python shop.py --api-key sesame"]}, "o.tools[0]"),
         ({"tools": ["mcp:env SHOP_API_KEY=sesame python shop.py"]}, "o.tools[0]"),

@@ -168,7 +168,7 @@ class Display:
         alike = metrics["groups_with_signal"] == 0 and metrics["success_rate"] in _REMEDIES
         self._idle += 1 if alike and self._idle == self._done - 1 else 0
         if alike and self._idle == self._done == min(_PATIENCE, self._total):
-            said = f"nothing to learn from so far: every episode {_REMEDIES[metrics['success_rate']]}."
+            said = f"no group has rewards that differ so far, as every episode {_REMEDIES[metrics['success_rate']]}."
             self.console.print(f"[yellow]warning:[/yellow] {said}", soft_wrap=True)
 
     def _left(self, now: float) -> str:

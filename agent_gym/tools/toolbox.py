@@ -62,7 +62,8 @@ class Toolbox:
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} of a toolbox must be more than 0, not {value}.")
         if isinstance(tools, str | Tool) or not isinstance(tools, Iterable):
-            raise ToolError(f"Tools are given as a list: write [{tools!r}] in place of {tools!r}.")
+            write = "[]" if tools is None else f"[{tools!r}]"
+            raise ToolError(f"Tools are given as a list: write {write} in place of {tools!r}.")
         self.tools: dict[str, Tool] = {}
         for tool in (each for given in tools for each in as_tools(given)):
             if tool.name in self.tools:

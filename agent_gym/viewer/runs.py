@@ -188,9 +188,17 @@ def _runs_in(place: Path) -> list[Path]:
         return []
 
 
+_HIDDEN = "(not shown)"
+
+
 def _without_secrets(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
         return {name: _without_secrets(inner, str(name)) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(inner, key) for inner in value]
-    return "(not shown)" if isinstance(value, str) and any(secrets_in({key: value}, "")) else value
+        # What follows a flag in a command is known by the flag.
+        flags = [None, *value]
+        return [
+            _HIDDEN if "[1]" in secrets_in([flag, inner], "") else _without_secrets(inner, key)
+            for flag, inner in zip(flags, value, strict=False)
+        ]
+    return _HIDDEN if isinstance(value, str) and any(secrets_in({key: value}, "")) else value

@@ -61,9 +61,9 @@ def test_an_agent_that_has_nothing_to_learn_from_is_told_of_once(
     idle = STEP | {"success_rate": success, "groups_with_signal": 0.0}
     for terminal in (False, True):
         said = shown(terminal, 10, 1.0, wait, idle)
-        assert said.count("nothing to learn from") == 1 and remedy in said
-    assert "nothing to learn from" in shown(False, 1, 1.0, wait, idle)
-    assert "nothing to learn from" not in shown(False, 10, 1.0, wait, STEP | {"success_rate": 0.0})
+        assert said.count("no group has rewards that differ") == 1 and remedy in said
+    assert "no group has rewards that differ" in shown(False, 1, 1.0, wait, idle)
+    assert "no group has rewards that differ" not in shown(False, 10, 1.0, wait, STEP | {"success_rate": 0.0})
 
 
 def test_what_was_measured_is_summed_up(wait: Callable[[float], None]) -> None:
