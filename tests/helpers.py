@@ -19,6 +19,16 @@ __all__ = ["WORDS", "CountEnv", "Fragile", "Numbered", "WordEnv"]
 
 TEXTS = [f"say {word}. {word}, up, down, stop, the number is {n}; {word} {n}" for n, word in enumerate(WORDS)] * 4
 
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+"""Sizes of a model with grouped-query attention, as most configurations of transformers name them."""
+
 
 def golden(name: str) -> Any:
     """Read a file of golden numbers; "nan" and the like become floats."""
@@ -80,12 +90,7 @@ def small_llama(vocabulary: int = 64, *, layers: int = 2, seed: int = 0, **value
 
 def small_qwen3(vocabulary: int = 64) -> Qwen3ForCausalLM:
     config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL | {"vocab_size": vocabulary},
         head_dim=16,
         max_position_embeddings=512,
         initializer_range=0.2,
@@ -99,12 +104,7 @@ def small_mistral() -> Any:
     from transformers import MistralConfig, MistralForCausalLM
 
     config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         head_dim=8,
         initializer_range=0.2,
         sliding_window=5,

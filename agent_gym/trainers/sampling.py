@@ -241,8 +241,10 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """
     loop.set_exception_handler(_tell_of_others)
     # Each round ends one task at the least, but for those that are not willing to.
-    for _ in range(1 + len(asyncio.all_tasks(loop))):
+    for _ in asyncio.all_tasks(loop):
         tasks = asyncio.all_tasks(loop)
+        if not tasks:
+            break
         for task in tasks:
             task.cancel()
         with contextlib.suppress(KeyboardInterrupt):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import run, small_gpt2, small_llama, small_qwen3
+from helpers import SMALL, run, small_gpt2, small_llama, small_qwen3
 from transformers_asked import PROMPT, ask, ask_all, assert_numbers_are_the_models, make, talk
 
 from agent_gym.engines.base import Completion, Sampling
@@ -144,12 +144,7 @@ def test_a_model_that_cannot_be_packed_runs_row_by_row_and_insisting_is_an_error
     from transformers import MistralConfig, MistralForCausalLM
 
     config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         sliding_window=4,
     )
     model = MistralForCausalLM(config).eval()

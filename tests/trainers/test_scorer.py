@@ -5,7 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TEXTS, CountEnv, run, seeded, small_gpt2, small_llama, small_mamba, small_mistral, small_qwen3
+from helpers import (
+    SMALL,
+    TEXTS,
+    CountEnv,
+    run,
+    seeded,
+    small_gpt2,
+    small_llama,
+    small_mamba,
+    small_mistral,
+    small_qwen3,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,12 +39,7 @@ def small_scaled() -> Any:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         head_dim=8,
         initializer_range=0.5,
         final_logit_softcapping=2.0,
@@ -145,12 +151,7 @@ def small_cohere() -> Any:
     from transformers import CohereConfig, CohereForCausalLM
 
     config = CohereConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **SMALL,
         logit_scale=0.5,
         initializer_range=0.2,
     )
